@@ -1,0 +1,43 @@
+"""What a route needs, taken from where `create_app` put it."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.queue import WorkerQueue
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.datasets.cache import DatasetChecker
+from finlora_core.db.session import Database
+from finlora_core.settings import Settings
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def _queue(request: Request) -> WorkerQueue:
+    queue: WorkerQueue = request.app.state.queue
+    return queue
+
+
+def _store(request: Request) -> AdapterStore:
+    store: AdapterStore = request.app.state.store
+    return store
+
+
+def _datasets(request: Request) -> DatasetChecker:
+    datasets: DatasetChecker = request.app.state.datasets
+    return datasets
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+DatabaseDep = Annotated[Database, Depends(_database)]
+QueueDep = Annotated[WorkerQueue, Depends(_queue)]
+StoreDep = Annotated[AdapterStore, Depends(_store)]
+DatasetsDep = Annotated[DatasetChecker, Depends(_datasets)]

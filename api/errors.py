@@ -1,0 +1,150 @@
+"""The one place where errors become HTTP: RFC 9457 `application/problem+json`.
+
+Never a stack trace, never an echo of what was sent: that may be a secret.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from finlora_core.errors import (
+    Conflict,
+    FinLoRAError,
+    Invalid,
+    KeyProblem,
+    NotFound,
+    Unavailable,
+)
+from finlora_core.runs.config import explain
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[FinLoRAError], HTTPStatus] = {
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+RETRY_AFTER = "5"  # seconds
+
+
+class KeyIssue(BaseModel):
+    """One key of the request and what is wrong with it."""
+
+    key: str
+    code: str
+    message: str
+
+
+class Problem(BaseModel):
+    """The shape of every error."""
+
+    title: str
+    status: int
+    code: str = Field(description="Stable; listed in docs/errors.md.")
+    detail: str = Field(description="For people.")
+    errors: list[KeyIssue] = Field([], description="One entry for each key that is wrong.")
+
+
+def status_of(error: type[FinLoRAError]) -> HTTPStatus:
+    """The status of the nearest listed ancestor, so a new subclass needs no new line."""
+    for base in error.__mro__:
+        if base in STATUS:
+            return STATUS[base]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    errors: Sequence[KeyProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        detail=detail,
+        errors=[KeyIssue(key=e.key, code=e.code, message=e.message) for e in errors],
+    )
+    return JSONResponse(
+        body.model_dump(),
+        status_code=status,
+        headers=dict(headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's OpenAPI entry: which errors it answers."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": content}
+        for status in statuses
+    }
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(FinLoRAError, _finlora_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OperationalError, _database_down)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _finlora_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, FinLoRAError)  # noqa: S101  # registered for nothing else
+    return problem(status_of(type(error)), error.code, str(error), error.problems)
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    found = error.errors()
+    if any(each["type"] == "json_invalid" for each in found):
+        reason = found[0].get("ctx", {}).get("error", "malformed")
+        return problem(HTTPStatus.BAD_REQUEST, "invalid_json", f"the body is not JSON: {reason}")
+    without_place = [{**each, "loc": each["loc"][1:] or each["loc"]} for each in found]
+    problems = explain(without_place, _known_keys(request))
+    detail = "; ".join(f"{each.key}: {each.message}" for each in problems)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, problems)
+
+
+def _known_keys(request: Request) -> Sequence[str]:
+    """The keys that the body of this route may have."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    model = getattr(getattr(body, "field_info", None), "annotation", None)
+    return list(getattr(model, "model_fields", ()))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+async def _database_down(request: Request, error: Exception) -> JSONResponse:
+    logger.warning("the database does not answer: %s", type(error).__name__)
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "database_unavailable",
+        "The database does not answer; nothing was stored. Try again soon.",
+        headers={"Retry-After": RETRY_AFTER},
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "The server failed; its log says why.",
+    )

@@ -1,0 +1,55 @@
+"""Build the application. Everything it needs arrives here; nothing below reads the environment."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from api.errors import install_error_handlers
+from api.queue import WorkerQueue
+from api.routers import adapters, health, runs
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.datasets.cache import DatasetChecker
+from finlora_core.db.session import Database
+from finlora_core.runs.reconcile import Reconciler
+from finlora_core.settings import Settings
+
+DESCRIPTION = """\
+Post a FinLoRA run config, poll the run, download the adapter.
+
+1. `POST /runs` answers at once with a queued run.
+2. `GET /runs/{run_id}` shows status, step, loss and time left.
+3. `GET /adapters/{adapter_id}/download` gives the finished adapter as one archive.
+
+Errors are `application/problem+json` with a stable `code`.
+"""
+
+
+def create_app(
+    *, settings: Settings, database: Database, queue: WorkerQueue, store: AdapterStore
+) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reconciler = Reconciler(database, queue, settings)
+        reconciler.start()
+        yield
+        reconciler.stop()
+
+    # FastAPIOffline serves Swagger UI's files from the package: /docs works without internet
+    app: FastAPI = FastAPIOffline(
+        title="FinLoRA service",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.database = database
+    app.state.queue = queue
+    app.state.store = store
+    app.state.datasets = DatasetChecker()
+    install_error_handlers(app)
+    for router in (runs.router, adapters.router, health.router):
+        app.include_router(router)
+    return app

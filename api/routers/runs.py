@@ -1,0 +1,239 @@
+"""Runs: post a FinLoRA run config, watch it, cancel it."""
+
+from datetime import datetime
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
+from api.errors import responses
+from finlora_core.datasets.locate import locate_dataset
+from finlora_core.db.models import Run
+from finlora_core.db.session import now
+from finlora_core.runs import journal, lifecycle, queries
+from finlora_core.runs.config import RunConfig, RunRequest
+from finlora_core.runs.journal import Progress
+from finlora_core.runs.status import Phase, RunStatus
+from finlora_core.training.axolotl import Hardware, TrainingInput, render, to_yaml
+from finlora_core.training.files import AttemptFiles
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+
+MAX_LOG_CHARACTERS = 1024 * 1024
+
+EXAMPLE = {
+    "name": "sentiment_llama_3_1_8b_8bits_r8",
+    "base_model": "meta-llama/Llama-3.1-8B-Instruct",
+    "dataset_path": "../data/train/finlora_sentiment_train.jsonl",
+    "lora_r": 8,
+    "quant_bits": 8,
+    "learning_rate": 0.0001,
+    "num_epochs": 4,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 2,
+}
+
+RunId = Annotated[str, Path(description="`run_…`, as POST /runs answered it.")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class Dataset(BaseModel):
+    path: str = Field(description="As written in the run config.")
+    rows: int
+    sha256: str
+
+
+class RunError(BaseModel):
+    """Why a run failed."""
+
+    code: str = Field(description="Stable; listed in docs/errors.md.")
+    hint: str = Field(description="What to do about it.")
+    log_tail: str = Field(description="The last log lines.")
+
+
+class RunRead(BaseModel):
+    id: str
+    name: str
+    variant: str = Field(description="The adapter's folder: `8bits_r8_dora`.")
+    status: RunStatus
+    phase: Phase | None = Field(description="What a running attempt is busy with.")
+    cancel_requested: bool = Field(description="A wish; the status changes when training stopped.")
+    queue_position: int | None = Field(description="Runs ahead of this one; null unless queued.")
+    attempt: int = Field(description="How often a worker has started on this run.")
+    progress: Progress | None
+    config: RunConfig
+    dataset: Dataset
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: RunError | None
+    adapter_id: str | None = Field(description="The adapter this run has published.")
+
+
+class RunPage(BaseModel):
+    data: list[RunRead]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page.")
+
+
+class Point(BaseModel):
+    """What the trainer logged at one step."""
+
+    step: int
+    attempt: int
+    values: dict[str, float] = Field(examples=[{"loss": 0.52, "learning_rate": 1e-4}])
+
+
+class Points(BaseModel):
+    data: list[Point]
+    next_after: int = Field(description="Give it as `after` to get only newer points.")
+
+
+@router.post("", status_code=201, operation_id="create_run", responses=responses(400, 422, 503))
+def create_run(
+    request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
+    response: Response,
+    settings: SettingsDep,
+    db: DatabaseDep,
+    queue: QueueDep,
+    datasets: DatasetsDep,
+) -> RunRead:
+    """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
+    path = locate_dataset(request.dataset_path, settings.datasets)
+    facts = datasets.facts(path, shown_as=request.dataset_path)
+    with db.transaction() as session:
+        run = lifecycle.create_run(
+            session, request.config, name=request.run_name, dataset=facts, now=now(session)
+        )
+        read = _read(session, run)
+    if not queue.offer(run.id):
+        with db.transaction() as session:
+            lifecycle.mark_unoffered(session, run.id)
+    response.headers["Location"] = f"/runs/{run.id}"
+    return read
+
+
+@router.get("", operation_id="list_runs", responses=responses(422))
+def list_runs(
+    db: DatabaseDep,
+    status: RunStatus | None = None,
+    name: str | None = None,
+    variant: str | None = None,
+    cursor: str | None = None,
+    limit: Limit = 50,
+) -> RunPage:
+    """Newest first, page by page."""
+    with db.reading() as session:
+        page = queries.list_runs(
+            session, status=status, name=name, variant=variant, cursor=cursor, limit=limit
+        )
+        data = [_read(session, run) for run in page.rows]
+    return RunPage(data=data, next_cursor=page.next_cursor)
+
+
+@router.get("/{run_id}", operation_id="get_run", responses=responses(404))
+def get_run(run_id: RunId, db: DatabaseDep) -> RunRead:
+    """Status, phase, progress, and why it failed if it did."""
+    with db.reading() as session:
+        return _read(session, queries.get_run(session, run_id))
+
+
+@router.post(
+    "/{run_id}/cancel",
+    status_code=202,
+    operation_id="cancel_run",
+    responses=responses(404, 409),
+)
+def cancel_run(run_id: RunId, db: DatabaseDep) -> RunRead:
+    """Cancel a queued run, or ask a running one to stop. Asking twice is asking once."""
+    with db.transaction() as session:
+        return _read(session, lifecycle.request_cancel(session, run_id, now=now(session)))
+
+
+@router.get(
+    "/{run_id}/config.yaml",
+    operation_id="get_run_config",
+    response_class=PlainTextResponse,
+    responses=responses(404),
+)
+def get_run_config(run_id: RunId, db: DatabaseDep) -> PlainTextResponse:
+    """The Axolotl configuration: as trained, or a preview while the run has not started."""
+    with db.reading() as session:
+        run = queries.get_run(session, run_id)
+    return PlainTextResponse(run.axolotl_yaml or _preview(run), media_type="application/yaml")
+
+
+@router.get(
+    "/{run_id}/logs",
+    operation_id="get_run_logs",
+    response_class=PlainTextResponse,
+    responses=responses(404),
+)
+def get_run_logs(
+    run_id: RunId,
+    db: DatabaseDep,
+    offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="In characters.")] = 0,
+) -> PlainTextResponse:
+    """The log from `offset` on, as text; the header `Next-Offset` says where to go on."""
+    with db.reading() as session:
+        queries.get_run(session, run_id)
+        text, end = journal.read_log(session, run_id, offset=offset, limit=MAX_LOG_CHARACTERS)
+    return PlainTextResponse(text, headers={"Next-Offset": str(end)})
+
+
+@router.get("/{run_id}/metrics", operation_id="get_run_metrics", responses=responses(404))
+def get_run_metrics(
+    run_id: RunId,
+    db: DatabaseDep,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+    limit: Limit = 1000,
+) -> Points:
+    """The points logged so far: loss, learning rate, gradient norm, evaluation loss."""
+    with db.reading() as session:
+        queries.get_run(session, run_id)
+        rows = journal.read_metrics(session, run_id, after=after, limit=limit)
+    data = [Point(step=row.step, attempt=row.attempt, values=row.values) for row in rows]
+    return Points(data=data, next_after=rows[-1].id if rows else after)
+
+
+def _read(session: Session, run: Run) -> RunRead:
+    config = RunConfig.model_validate(run.config)
+    dataset = Dataset(path=config.dataset_path, rows=run.dataset_rows, sha256=run.dataset_sha256)
+    return RunRead(
+        id=run.id,
+        name=run.name,
+        variant=run.variant,
+        status=run.status,
+        phase=run.phase,
+        cancel_requested=run.cancel_requested_at is not None,
+        queue_position=queries.queue_position(session, run),
+        attempt=run.attempt,
+        progress=Progress.model_validate(run.progress) if run.progress else None,
+        config=config,
+        dataset=dataset,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        error=_error(run),
+        adapter_id=queries.adapter_id_of(session, run.id),
+    )
+
+
+def _error(run: Run) -> RunError | None:
+    if run.error_code is None:
+        return None
+    return RunError(code=run.error_code, hint=run.error_hint or "", log_tail=run.error_log or "")
+
+
+def _preview(run: Run) -> str:
+    """What a GPU worker would render; the paths are filled in by the worker that claims it."""
+    config = RunConfig.model_validate(run.config)
+    given = TrainingInput(config.base_model, config.dataset_path, run.dataset_rows)
+    files = AttemptFiles.of(FilePath("<runs>"), run.id, run.attempt + 1)
+    rendered = render(config, given, files, Hardware.CUDA)
+    return "# Preview for a GPU worker: no worker has started on this run yet.\n" + to_yaml(
+        rendered
+    )

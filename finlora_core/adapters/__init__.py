@@ -1,0 +1,1 @@
+"""Finished adapters: checked, published, listed, downloaded."""

@@ -1,0 +1,105 @@
+"""The Python client: post a run, follow it, download its adapter and verify it."""
+
+import hashlib
+import tarfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from finlora_core.errors import FinLoRAError
+
+TERMINAL = {"succeeded", "failed", "cancelled"}
+
+
+class ApiError(FinLoRAError):
+    """The server's answer was an error; `code` and the message are the server's."""
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        super().__init__(f"{problem.get('code')}: {problem.get('detail')}")
+        self.api_code = problem.get("code")
+
+
+class ChecksumMismatch(FinLoRAError):
+    code = "checksum_mismatch"
+
+
+class Client:
+    """One connection pool to one server. A context manager."""
+
+    def __init__(self, base_url: str) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def create_run(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return self._json("POST", "/runs", json=config)
+
+    def get_run(self, run_id: str) -> dict[str, Any]:
+        return self._json("GET", f"/runs/{run_id}")
+
+    def get_adapter(self, adapter_id: str) -> dict[str, Any]:
+        return self._json("GET", f"/adapters/{adapter_id}")
+
+    def wait(
+        self, run_id: str, report: Callable[[dict[str, Any]], None], every: float = 0.5
+    ) -> dict[str, Any]:
+        """The run once it has ended; `report` sees it every `every` seconds until then."""
+        while True:
+            run = self.get_run(run_id)
+            report(run)
+            if run["status"] in TERMINAL:
+                return run
+            time.sleep(every)
+
+    def download(self, adapter_id: str, folder: Path) -> Path:
+        """The adapter's files below `folder`, each compared with its SHA-256.
+
+        Returns the adapter's own folder. Raises `ChecksumMismatch` naming the file.
+        """
+        adapter = self.get_adapter(adapter_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = folder / f"{adapter_id}.tar"
+        with self._http.stream("GET", f"/adapters/{adapter_id}/download") as answer:
+            _raise_for(answer)
+            with archive.open("wb") as file:
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        archive.unlink()
+        target = folder / f"{adapter['name']}-v{adapter['version']}"
+        _verify(target, adapter["files"])
+        return target
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        answer = self._http.request(method, path, **request)
+        _raise_for(answer)
+        content: dict[str, Any] = answer.json()
+        return content
+
+
+def _raise_for(answer: httpx.Response) -> None:
+    if answer.is_error:
+        answer.read()
+        raise ApiError(answer.json())
+
+
+def _verify(folder: Path, files: list[dict[str, Any]]) -> None:
+    for file in files:
+        with (folder / file["path"]).open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != file["sha256"]:
+            raise ChecksumMismatch(f"{file['path']} has SHA-256 {found}, not {file['sha256']}")

@@ -1,0 +1,1 @@
+"""Where a dataset may lie and whether its rows can be trained on."""

@@ -1,0 +1,26 @@
+"""Remember what a dataset was found to be, so that 39 runs on one file read it once."""
+
+from pathlib import Path
+
+from finlora_core.datasets.check import DatasetFacts, check_dataset
+
+_Identity = tuple[Path, int, int, int]
+
+
+class DatasetChecker:
+    """Checks a file the first time and whenever its size, inode or time has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Identity, DatasetFacts] = {}
+
+    def facts(self, path: Path, *, shown_as: str) -> DatasetFacts:
+        """Raises `InvalidDataset`, as `check_dataset` does."""
+        identity = _identity(path)
+        if identity not in self._known:
+            self._known[identity] = check_dataset(path, shown_as=shown_as)
+        return self._known[identity]
+
+
+def _identity(path: Path) -> _Identity:
+    stat = path.stat()
+    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,66 @@
+"""Read a dataset once: are all rows usable, how many are there, what is its hash."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from finlora_core.errors import InvalidDataset
+
+FIELDS = ("context", "target")
+"""FinLoRA's form of a row; other keys are allowed and ignored."""
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""FinLoRA's longest rows are about 30 KB; this only stops a file without line breaks."""
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    rows: int
+    sha256: str
+
+
+def check_dataset(path: Path, *, shown_as: str) -> DatasetFacts:
+    """Rows and SHA-256 of the JSON-lines file at `path`.
+
+    Raises `InvalidDataset`, naming the file as the user wrote it and the first bad line.
+    """
+    digest, rows = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file, shown_as), start=1):
+                digest.update(line)
+                if line.strip():
+                    _check_row(line, f"{shown_as}, line {number}")
+                    rows += 1
+    except OSError as error:
+        raise InvalidDataset(f"{shown_as} cannot be read: {error.strerror}") from error
+    if rows == 0:
+        raise InvalidDataset(f"{shown_as} has no rows; write one JSON object a line")
+    return DatasetFacts(rows, digest.hexdigest())
+
+
+def _lines(file: BinaryIO, shown_as: str) -> Iterator[bytes]:
+    """The lines of a file, none held in memory beyond MAX_LINE_BYTES."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise InvalidDataset(f"{shown_as}, line {number}: longer than {MAX_LINE_BYTES} bytes")
+        yield line
+
+
+def _check_row(line: bytes, where: str) -> None:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidDataset(f"{where}: not UTF-8 (byte {error.start + 1})") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidDataset(f"{where}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise InvalidDataset(f"{where}: not a JSON object")
+    for field in FIELDS:
+        if not isinstance(row.get(field), str):
+            raise InvalidDataset(f"{where}: {field!r} must be there and be a string")

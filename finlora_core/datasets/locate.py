@@ -1,0 +1,37 @@
+"""Find the file a run config names, inside the allowed roots and nowhere else."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from finlora_core.errors import DatasetNotFound
+
+FINLORA_SCRIPT_DIR = "lora"
+"""FinLoRA's finetune.py runs in this folder, so its paths start with `../data/`."""
+
+
+def locate_dataset(written: str, roots: Sequence[Path]) -> Path:
+    """The real path of the dataset `written` in a run config.
+
+    Raises `DatasetNotFound`, naming the path as written. A file outside the roots and
+    a file that is not there get the same answer: no probing of the server's disk.
+    """
+    if "://" not in written:
+        for root in roots:
+            for candidate in _candidates(written, root):
+                if candidate.is_file() and candidate.is_relative_to(root.resolve()):
+                    return candidate
+    raise DatasetNotFound(_explain(written, roots))
+
+
+def _candidates(written: str, root: Path) -> Iterator[Path]:
+    """After symlinks. An absolute path stays itself: joining it to a root drops the root."""
+    yield (root / written).resolve()
+    yield (root / FINLORA_SCRIPT_DIR / written).resolve()
+
+
+def _explain(written: str, roots: Sequence[Path]) -> str:
+    where = ", ".join(str(root) for root in roots)
+    return (
+        f"dataset {written!r} is not a file inside the dataset roots ({where}); "
+        "put it there, or add its folder to FINLORA_DATASET_ROOTS"
+    )

@@ -1,0 +1,85 @@
+"""One engine a process, and short transactions on it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+_READ_ONLY = "finlora_read_only"
+
+
+class Database:
+    """Owns the engine; hands out transactions and the database's clock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writer = sessionmaker(engine, expire_on_commit=False)
+        self._reader = sessionmaker(
+            engine.execution_options(**{_READ_ONLY: True}), expire_on_commit=False
+        )
+
+    @classmethod
+    def connect(cls, url: URL) -> "Database":
+        """SQLite with a write-ahead log that survives power loss, or PostgreSQL."""
+        if url.get_backend_name() == "sqlite":
+            return cls(_sqlite(url))
+        return cls(_postgresql(url))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Commit on the way out, roll back on an exception. Keep it short."""
+        with self._writer.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A consistent view for reading; takes no write lock."""
+        with self._reader.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def now(session: Session) -> datetime:
+    """The database's clock: one clock for all workers, however wrong their own are.
+
+    SQLite runs on the caller's host, so there it is the host's clock.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return datetime.now(UTC)
+    # not now(): that is the start of the transaction, and a claim may have waited since
+    clock: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return clock.astimezone(UTC)
+
+
+def _postgresql(url: URL) -> Engine:
+    psycopg = url.set(drivername="postgresql+psycopg")
+    return create_engine(psycopg, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+
+
+def _sqlite(url: URL) -> Engine:
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+    # the driver would begin transactions by itself, late: _begin_sqlite does it instead
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """IMMEDIATE takes the write lock first: no upgrade later that another writer can refuse."""
+    options: dict[str, Any] = dict(connection.get_execution_options())
+    connection.exec_driver_sql("BEGIN" if options.get(_READ_ONLY) else "BEGIN IMMEDIATE")

@@ -1,0 +1,106 @@
+"""Every error FinLoRA raises on purpose.
+
+FinLoRAError
+├── NotFound             the named thing does not exist
+├── Conflict             it exists, but its state forbids the request
+│   ├── IllegalTransition
+│   └── LeaseLost        another attempt owns this run now
+├── Invalid              the request is well-formed but cannot be trained
+│   ├── InvalidConfig    a run config breaks a rule; names every key
+│   ├── DatasetNotFound  no such file inside the dataset roots
+│   ├── InvalidDataset   the file is there, a line of it cannot be used
+│   └── InvalidCursor    a page cursor that this server did not make
+├── InvalidSettings      the service cannot start with these settings
+├── InvalidAdapter       what training left behind is not a sound adapter
+└── Unavailable          a dependency is down; the same request may work later
+
+`code` is part of the public API (docs/errors.md); the message is for people.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class KeyProblem:
+    """One key of the request and what is wrong with it."""
+
+    key: str
+    """Dotted, as the user wrote it: `lora_r`."""
+    code: str
+    message: str
+
+
+class FinLoRAError(Exception):
+    """Base class of everything raised on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    problems: tuple[KeyProblem, ...] = ()
+
+
+class NotFound(FinLoRAError):
+    code = "not_found"
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f"there is no {kind} {id!r}")
+
+
+class Conflict(FinLoRAError):
+    code = "conflict"
+
+
+class IllegalTransition(Conflict):
+    code = "illegal_transition"
+
+
+class LeaseLost(Conflict):
+    code = "lease_lost"
+
+
+class Invalid(FinLoRAError):
+    code = "invalid"
+
+
+class InvalidConfig(Invalid):
+    code = "invalid_config"
+
+    def __init__(self, problems: tuple[KeyProblem, ...]) -> None:
+        super().__init__("; ".join(f"{p.key}: {p.message}" for p in problems))
+        self.problems = problems
+
+
+class DatasetNotFound(Invalid):
+    code = "dataset_not_found"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.problems = (KeyProblem("dataset_path", self.code, message),)
+
+
+class InvalidDataset(Invalid):
+    code = "invalid_dataset"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.problems = (KeyProblem("dataset_path", self.code, message),)
+
+
+class InvalidCursor(Invalid):
+    code = "invalid_cursor"
+
+    def __init__(self) -> None:
+        message = "this is not a cursor of this server; start again without one"
+        super().__init__(message)
+        self.problems = (KeyProblem("cursor", self.code, message),)
+
+
+class InvalidSettings(FinLoRAError):
+    code = "invalid_settings"
+
+
+class InvalidAdapter(FinLoRAError):
+    code = "invalid_adapter"
+
+
+class Unavailable(FinLoRAError):
+    code = "unavailable"

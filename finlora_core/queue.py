@@ -1,0 +1,53 @@
+"""The queue as the core sees it: a way to say "look at the table"."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+WAKE = "finlora.wake"
+"""The task's name on the wire. The API sends it, the worker answers to it."""
+
+GPU_QUEUE = "gpu"
+"""The Celery queue that training workers listen on."""
+
+CELERY_SETTINGS: dict[str, Any] = {
+    "task_default_queue": GPU_QUEUE,
+    "task_ignore_result": True,
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_publish_retry": False,
+    # without these a broker that swallows packets blocks the sender for ever
+    "broker_transport_options": {"socket_timeout": 5, "socket_connect_timeout": 2},
+    "redis_socket_timeout": 5,
+    "redis_socket_connect_timeout": 2,
+}
+"""What both ends of the queue agree on, in Celery's words. Durations are in seconds."""
+
+
+class RunQueue(Protocol):
+    def offer(self, run_id: str) -> bool:
+        """Tell the workers that a run may be waiting; True when the broker took the message.
+
+        Best effort: it never raises. The run is already safe in the database, and
+        the reconciler offers it again when no worker picks it up.
+        """
+
+
+class BestEffortQueue:
+    """`send` puts a message on the wire; what it raises when it cannot is in `refusals`."""
+
+    def __init__(
+        self, send: Callable[[str], object], refusals: tuple[type[Exception], ...]
+    ) -> None:
+        self._send = send
+        self._refusals = refusals
+
+    def offer(self, run_id: str) -> bool:
+        try:
+            self._send(run_id)
+        except self._refusals as error:
+            logger.warning("run %s waits: the broker is out of reach (%s)", run_id, error)
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""A run: what a user asked for, and everything that happens to it."""

@@ -1,0 +1,182 @@
+"""Every setting of the service, read once at the edge from FINLORA_* variables.
+
+Nothing below the entry points reads the environment: they call `load_settings()`
+and pass what it returns inward. A secret can also be a file named like its variable
+in lower case (`finlora_database_password`) under /run/secrets, where container
+runtimes put them.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import URL, make_url
+
+from finlora_core.errors import InvalidSettings
+
+SECRETS_DIR = Path("/run/secrets")
+
+PathList = Annotated[tuple[Path, ...], NoDecode]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _default_home() -> Path:
+    return Path.home() / ".finlora"
+
+
+class Settings(BaseSettings):
+    """Frozen; paths are made absolute. Durations are in seconds, sizes in MiB."""
+
+    model_config = SettingsConfigDict(env_prefix="FINLORA_", frozen=True, extra="forbid")
+
+    home: Path = Field(
+        default_factory=_default_home,
+        description="The one folder that holds the database, the queue, run folders and, unless "
+        "set otherwise, datasets, models and adapters.",
+    )
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL. Default: SQLite in the home folder."
+    )
+    database_password: SecretStr | None = Field(
+        None, description="Put into database_url, so that the URL itself holds no secret."
+    )
+    broker_url: str | None = Field(
+        None, description="Redis URL for Celery. Default: the embedded Redis of `finlora up`."
+    )
+    broker_password: SecretStr | None = Field(
+        None, description="Put into broker_url, so that the URL itself holds no secret."
+    )
+    adapters_dir: Path | None = Field(
+        None, description="Where adapters are published. Default: lora_adaptors/ in the home."
+    )
+    dataset_roots: PathList = Field(
+        (),
+        description="Folders, separated by ':', that dataset_path may point into. A FinLoRA "
+        "checkout works as one. Default: datasets/ in the home.",
+    )
+    models_dirs: PathList = Field(
+        (),
+        description="Folders, separated by ':', searched for <org>/<model> before the hub. "
+        "Default: models/ in the home.",
+    )
+    hf_token: SecretStr | None = Field(
+        None, description="Hugging Face token; reaches only the step that fetches a base model."
+    )
+    hf_endpoint: str | None = Field(
+        None, description="Another hub to fetch base models from, such as a mirror in-house."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="What to train on; auto takes the GPU when the driver shows one."
+    )
+    heartbeat_seconds: Seconds = Field(
+        2, description="How often a worker renews its lease and reports progress."
+    )
+    lease_seconds: Seconds = Field(
+        120, description="How long a run stays with a worker that has gone silent."
+    )
+    fence_seconds: Seconds = Field(
+        90, description="A worker that cannot reach the database this long stops its training."
+    )
+    stop_grace_seconds: Seconds = Field(
+        10, description="How long a training process may take to stop before it is killed."
+    )
+    reconcile_seconds: Seconds = Field(
+        10, description="How often lost workers and unoffered runs are looked for."
+    )
+    reoffer_seconds: Seconds = Field(
+        60, description="A run still queued after this long is offered to the workers again."
+    )
+    max_crashes: int = Field(
+        3, ge=1, description="How often a run may lose its worker before it fails."
+    )
+    min_free_disk_mib: int = Field(
+        1024, ge=0, description="Below this much free space no training is started."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        lists = {
+            key: tuple(part for part in values[key].split(":") if part)
+            for key in ("dataset_roots", "models_dirs")
+            if isinstance(values.get(key), str)
+        }
+        return {**values, **lists}
+
+    @model_validator(mode="after")
+    def _timings_fit(self) -> Self:
+        needed = self.fence_seconds + self.stop_grace_seconds
+        if needed >= self.lease_seconds:
+            raise ValueError(
+                f"fence_seconds {self.fence_seconds:g} + stop_grace_seconds "
+                f"{self.stop_grace_seconds:g} = {needed:g} must stay below lease_seconds "
+                f"{self.lease_seconds:g}, or two workers could train one run"
+            )
+        return self
+
+    @cached_property
+    def home_dir(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    @cached_property
+    def adapters(self) -> Path:
+        return (self.adapters_dir or self.home_dir / "lora_adaptors").expanduser().resolve()
+
+    @cached_property
+    def runs(self) -> Path:
+        return self.home_dir / "runs"
+
+    @cached_property
+    def datasets(self) -> tuple[Path, ...]:
+        return _resolved(self.dataset_roots) or (self.home_dir / "datasets",)
+
+    @cached_property
+    def models(self) -> tuple[Path, ...]:
+        return _resolved(self.models_dirs) or (self.home_dir / "models",)
+
+    @cached_property
+    def redis_socket(self) -> Path:
+        return self.home_dir / "redis" / "redis.sock"
+
+    @cached_property
+    def database(self) -> URL:
+        """The URL to connect to, its password included: never log it."""
+        url = make_url(self.database_url or f"sqlite:///{self.home_dir / 'finlora.db'}")
+        return _with_password(url, self.database_password)
+
+    @cached_property
+    def broker(self) -> str:
+        """The URL to connect to, its password included: never log it."""
+        url = make_url(self.broker_url or f"redis+socket://{self.redis_socket}")
+        if self.broker_password is None:
+            return self.broker_url or f"redis+socket://{self.redis_socket}"
+        return _with_password(url, self.broker_password).render_as_string(hide_password=False)
+
+
+def _resolved(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(path.expanduser().resolve() for path in paths)
+
+
+def _with_password(url: URL, password: SecretStr | None) -> URL:
+    return url.set(password=password.get_secret_value().strip()) if password else url
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and the secrets folder; `overrides` win.
+
+    Raises `InvalidSettings` naming each variable that cannot be used.
+    """
+    secrets = SECRETS_DIR if SECRETS_DIR.is_dir() else None
+    try:
+        return Settings(_secrets_dir=secrets, **overrides)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(map(_explain, error.errors()))) from None
+
+
+def _explain(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"FINLORA_{problem['loc'][0].upper()}: {message}" if problem["loc"] else message

@@ -1,0 +1,112 @@
+"""Exit code and log of a failed training -> a stable code and a hint to act on. Pure."""
+
+import re
+import signal
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from finlora_core.redact import redact
+from finlora_core.runs.outcome import Failure
+
+LOG_TAIL_LINES = 30
+
+
+class FailureCode(StrEnum):
+    """Why a run failed; the values are part of the API (docs/errors.md)."""
+
+    BASE_MODEL_NOT_FOUND = "base_model_not_found"
+    GATED_MODEL = "gated_model"
+    DATASET_CHANGED = "dataset_changed"
+    DATASET_UNREADABLE = "dataset_unreadable"
+    TOKENIZER_MISMATCH = "tokenizer_mismatch"
+    CUDA_OUT_OF_MEMORY = "cuda_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    INSUFFICIENT_DISK = "insufficient_disk"
+    DISK_FULL = "disk_full"
+    QUANTIZATION_NOT_APPLIED = "quantization_not_applied"
+    LOSS_NOT_FINITE = "loss_not_finite"
+    INVALID_ADAPTER = "invalid_adapter"
+    TRAINING_ERROR = "training_error"
+    WORKER_ERROR = "worker_error"
+
+
+HINTS: Mapping[FailureCode, str] = MappingProxyType(
+    {
+        FailureCode.BASE_MODEL_NOT_FOUND: "The base model is neither in the models folders nor on "
+        "the hub. Check its spelling, or put it into <models folder>/<org>/<model>.",
+        FailureCode.GATED_MODEL: "The hub gives this base model only to those who accepted its "
+        "licence. Accept it on the model's page and set FINLORA_HF_TOKEN, or put the model into "
+        "<models folder>/<org>/<model>.",
+        FailureCode.DATASET_CHANGED: "The dataset is not the file it was when the run was "
+        "posted. Post the run again to train on what is there now.",
+        FailureCode.DATASET_UNREADABLE: "Axolotl could not read the dataset. Check that every "
+        "line is a JSON object with the strings 'context' and 'target', and that rows are shorter than "
+        "4096 tokens.",
+        FailureCode.TOKENIZER_MISMATCH: "The base model's tokenizer does not give back the text "
+        "it was given, so it would train on something else. Check the tokenizer files.",
+        FailureCode.CUDA_OUT_OF_MEMORY: "The GPU ran out of memory. Halve batch_size and double "
+        "gradient_accumulation_steps (the result is the same), or set quant_bits to 8 or 4.",
+        FailureCode.HOST_OUT_OF_MEMORY: "The training process was killed, most likely because the "
+        "machine ran out of memory. Use a smaller base model or batch_size, or quant_bits.",
+        FailureCode.INSUFFICIENT_DISK: "There is too little free disk space to start. Free some, "
+        "or lower FINLORA_MIN_FREE_DISK_MIB.",
+        FailureCode.DISK_FULL: "The disk filled up during training. Free space under FINLORA_HOME "
+        "and the adapters folder, then post the run again.",
+        FailureCode.QUANTIZATION_NOT_APPLIED: "The run asked for a quantised base, but the loaded "
+        "model has no quantised layers. This is a fault of the installation, not of the config.",
+        FailureCode.LOSS_NOT_FINITE: "The loss became NaN or infinite. Lower learning_rate, "
+        "typically to a tenth, and look for empty targets in the dataset.",
+        FailureCode.INVALID_ADAPTER: "Training ended, but what it left is not a sound adapter.",
+        FailureCode.TRAINING_ERROR: "Training stopped with an error; the last log lines say "
+        "which one.",
+        FailureCode.WORKER_ERROR: "The worker itself failed, not the training; its log says why.",
+    }
+)
+
+_PATTERNS: tuple[tuple[str, FailureCode], ...] = (
+    (r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError", FailureCode.CUDA_OUT_OF_MEMORY),
+    (r"No space left on device|Errno 28", FailureCode.DISK_FULL),
+    (
+        r"^MemoryError|Cannot allocate memory|can't allocate memory|not enough memory: you tried",
+        FailureCode.HOST_OUT_OF_MEMORY,
+    ),
+    (r"GatedRepoError|Access to model .* is restricted", FailureCode.GATED_MODEL),
+    (
+        r"RepositoryNotFoundError|is not a valid model identifier"
+        r"|Error no file named .*safetensors|does not appear to have a file named",
+        FailureCode.BASE_MODEL_NOT_FOUND,
+    ),
+    (
+        r"DatasetGenerationError|ArrowInvalid|KeyError: '(context|target)'|JSONDecodeError"
+        r"|num_samples=0|[Dd]ataset is empty",
+        FailureCode.DATASET_UNREADABLE,
+    ),
+)
+
+
+def diagnose(exit_code: int, log_tail: str) -> Failure:
+    """What made a training process end without its completion marker.
+
+    `exit_code` as subprocess gives it: negative for a signal, 137 for a killed child.
+    """
+    return failure(_code(exit_code, log_tail), log_tail)
+
+
+def failure(code: FailureCode, log_tail: str = "", detail: str = "") -> Failure:
+    hint = f"{HINTS[code]} ({detail})" if detail else HINTS[code]
+    return Failure(code=code.value, hint=redact(hint), log_tail=last_lines(log_tail))
+
+
+def last_lines(log: str) -> str:
+    """The last lines that say something, redacted; redrawn progress bars are left out."""
+    lines = [line for line in redact(log).splitlines() if line.strip() and "it/s]" not in line]
+    return "\n".join(line[:500] for line in lines[-LOG_TAIL_LINES:])
+
+
+def _code(exit_code: int, log: str) -> FailureCode:
+    for pattern, code in _PATTERNS:
+        if re.search(pattern, log, re.MULTILINE):
+            return code
+    killed = exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    return FailureCode.HOST_OUT_OF_MEMORY if killed else FailureCode.TRAINING_ERROR

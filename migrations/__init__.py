@@ -1,0 +1,1 @@
+"""Alembic migrations: the tables, step by step. `finlora migrate` runs them."""

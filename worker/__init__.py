@@ -1,0 +1,1 @@
+"""The Celery worker: claims a run, trains it with Axolotl, publishes its adapter."""

@@ -1,0 +1,220 @@
+"""Runs inside the training process: metrics, progress, checks, the completion marker.
+
+Axolotl loads it by name from the YAML. It finds the attempt's folder in
+FINLORA_ATTEMPT_DIR, the one thing the worker tells the process beside the YAML.
+A plugin that fails to import is only logged by Axolotl; then the marker is missing,
+and the worker takes that for a failure.
+"""
+
+import json
+import math
+import os
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import torch
+from axolotl.integrations.base import BasePlugin
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from finlora_core.training.diagnose import FailureCode
+from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
+
+PROGRESS_EVERY = 0.5  # seconds
+
+
+class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
+    """The hooks, in the order Axolotl calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files = AttemptFiles(Path(os.environ[ATTEMPT_DIR]))
+        self._facts: dict[str, Any] = {}
+
+    def pre_model_load(self, cfg: Any) -> None:
+        # Axolotl seeds after the adapter's weights are made, so runs would not repeat
+        set_seed(cfg.seed)
+        if on_cpu():
+            # Axolotl takes float16 for any 8-bit base, which CPUs compute 3 to 5 times slower
+            cfg.torch_dtype = torch.float32
+            if cfg.load_in_8bit and cfg.peft_use_dora:
+                keep_int8_scales()
+
+    def post_model_load(self, cfg: Any, model: torch.nn.Module) -> None:
+        quantized = count_quantized(model)
+        self._facts["quantized_layers"] = quantized
+        for bits, wanted in ((4, cfg.load_in_4bit), (8, cfg.load_in_8bit)):
+            if wanted and not quantized[f"{bits}bit"]:
+                self._refuse(FailureCode.QUANTIZATION_NOT_APPLIED, f"{bits} bits, {quantized}")
+        if on_cpu():
+            keep_4bit_differentiable(model)
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        self._facts["training_rows"] = len(trainer.train_dataset)
+        for text in first_texts(Path(cfg.datasets[0].path)):
+            if not survives(trainer.processing_class, text):
+                self._refuse(
+                    FailureCode.TOKENIZER_MISMATCH, f"at the row that starts {text[:60]!r}"
+                )
+        trainer.add_callback(Reporter(self._files, self._facts))
+
+    def post_train_unload(self, cfg: Any) -> None:
+        """Called last, after the adapter has been saved."""
+        write_json(self._files.completed, self._facts)
+
+    def _refuse(self, code: FailureCode, detail: str) -> None:
+        write_json(self._files.failure, {"code": code.value, "detail": detail})
+        raise SystemExit(f"{code.value}: {detail}")
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Writes what the worker passes on: the newest step, and a line for each log."""
+
+    def __init__(self, files: AttemptFiles, facts: dict[str, Any]) -> None:
+        self._files = files
+        self._facts = facts
+        self._started = self._last_written = time.monotonic()
+        self._first_step = 0
+        self._latest: dict[str, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._started = time.monotonic()
+        self._first_step = state.global_step
+        self._write_progress(state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        due = time.monotonic() - self._last_written >= PROGRESS_EVERY
+        if due or state.global_step == state.max_steps:
+            self._write_progress(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        numbers = {key: finite(value) for key, value in (logs or {}).items()}
+        values = {key: number for key, number in numbers.items() if number is not None}
+        self._latest.update(values)
+        point = {**values, "step": state.global_step}
+        with self._files.metrics.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+        self._write_progress(state)
+        if "loss" in (logs or {}) and "loss" not in values:
+            write_json(self._files.failure, {"code": FailureCode.LOSS_NOT_FINITE.value})
+            raise SystemExit(f"the loss is not finite at step {state.global_step}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._facts |= {"steps": state.global_step, "metrics": self._latest}
+
+    def _write_progress(self, state: TrainerState) -> None:
+        self._last_written = time.monotonic()
+        done = state.global_step - self._first_step
+        left = state.max_steps - state.global_step
+        pace = (self._last_written - self._started) / done if done else None  # seconds a step
+        write_json(
+            self._files.progress,
+            {
+                "step": state.global_step,
+                "max_steps": state.max_steps,
+                "percent": round(100 * state.global_step / max(1, state.max_steps), 1),
+                "epoch": state.epoch and round(state.epoch, 3),
+                "loss": self._latest.get("loss"),
+                "eta_seconds": None if pace is None else round(pace * left, 1),
+            },
+        )
+
+
+def finite(value: Any) -> float | None:
+    """The number, or None for NaN, infinity and what is no number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def count_quantized(model: torch.nn.Module) -> dict[str, int]:
+    """How many linear layers hold 4-bit and 8-bit weights."""
+    import bitsandbytes
+
+    kinds = {"4bit": bitsandbytes.nn.Linear4bit, "8bit": bitsandbytes.nn.Linear8bitLt}
+    layers = list(model.modules())
+    return {bits: sum(isinstance(layer, kind) for layer in layers) for bits, kind in kinds.items()}
+
+
+def first_texts(dataset: Path, rows: int = 20) -> list[str]:
+    """Context and target of the first rows, as the worker has checked them."""
+    with dataset.open(encoding="utf-8") as file:
+        parsed = [json.loads(line) for line in islice(file, rows) if line.strip()]
+    return [f"{row['context']}{row['target']}" for row in parsed]
+
+
+def survives(tokenizer: Any, text: str) -> bool:
+    """Whether tokens give back the text: a tokenizer that eats spaces does not.
+
+    Unicode composition is left aside, since some tokenizers normalise it on purpose.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return normalize("NFKC", back).strip() == normalize("NFKC", text).strip()
+
+
+def on_cpu() -> bool:
+    """The mends for a CPU below are for a CPU only."""
+    return not torch.cuda.is_available()
+
+
+def keep_4bit_differentiable(model: torch.nn.Module) -> None:
+    """Mend 4-bit training on CPUs with AVX512-BF16.
+
+    There bitsandbytes repacks the weights of a 4-bit layer on its first forward pass in
+    evaluation mode, and the packed form has no backward pass: Axolotl evaluates before the
+    first step, after which every gradient is zero and nothing is learnt, silently.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def keep_int8_scales() -> None:
+    """Mend 8-bit DoRA on a CPU.
+
+    PEFT moves the dequantised weight with `.to("cpu")`, which drops its scales (SCB);
+    bitsandbytes then overwrites the good ones it keeps in its state with None, and the
+    second forward pass fails. CUDA does not take that path.
+    """
+    from bitsandbytes.nn import Linear8bitLt
+
+    original = Linear8bitLt.init_8bit_state
+
+    def init_8bit_state(layer: Any) -> None:
+        scales = layer.state.SCB
+        original(layer)
+        if layer.state.SCB is None:
+            layer.state.SCB = scales
+
+    Linear8bitLt.init_8bit_state = init_8bit_state
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaced as a whole: a reader sees the old content or the new."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(content))
+    fresh.replace(path)

@@ -1,0 +1,28 @@
+"""From the base model's name in a run config to a folder on this machine.
+
+First the models folders, then a copy fetched earlier, then the hub. Fetching happens in
+a process of its own (worker.fetch): only that one sees the hub's token.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finlora_core.settings import Settings
+
+
+def find_local(name: str, settings: Settings) -> Path | None:
+    """The model's folder when it is at hand. Nothing outside the models folders is looked at."""
+    for root in (*settings.models, fetched_root(settings)):
+        folder = (root / name).resolve()
+        if folder.is_relative_to(root.resolve()) and (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def fetched_root(settings: Settings) -> Path:
+    """Copies from the hub, one folder a model."""
+    return settings.home_dir / "hub"
+
+
+def fetch_command(python: str, name: str, settings: Settings) -> Sequence[str]:
+    return [python, "-m", "worker.fetch", name, str(fetched_root(settings) / name)]

@@ -1,0 +1,59 @@
+"""The environment of the processes that touch models and data: built from nothing.
+
+Assume that a base model or a dataset can take over the process that reads it. So it
+sees no database URL, no broker and no token; only the fetching step sees the hub's.
+"""
+
+import os
+from collections.abc import Mapping
+
+from finlora_core.settings import Settings
+from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
+
+_PASSED_ON = (
+    "PATH", "LANG", "LC_ALL", "TZ",
+    "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+)  # fmt: skip
+
+_FETCHING_PASSES_ON = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+
+
+def trainer_environment(files: AttemptFiles) -> Mapping[str, str]:
+    """Offline, without telemetry, every cache inside the attempt's folder."""
+    return {
+        **_base(files),
+        ATTEMPT_DIR: str(files.root),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "NCCL_DEBUG": "WARN",
+    }
+
+
+def fetch_environment(files: AttemptFiles, settings: Settings) -> Mapping[str, str]:
+    """The one environment that holds the hub's token."""
+    token = settings.hf_token
+    return {
+        **_base(files),
+        **_from_outside(_FETCHING_PASSES_ON),
+        **({"HF_TOKEN": token.get_secret_value().strip()} if token else {}),
+        **({"HF_ENDPOINT": settings.hf_endpoint} if settings.hf_endpoint else {}),
+    }
+
+
+def _base(files: AttemptFiles) -> dict[str, str]:
+    return {
+        **_from_outside(_PASSED_ON),
+        "HOME": str(files.cache),
+        "TMPDIR": str(files.cache),
+        "HF_HOME": str(files.cache / "huggingface"),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "AXOLOTL_DO_NOT_TRACK": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def _from_outside(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,0 +1,60 @@
+"""Start, watch and stop one guarded process. Knows nothing of runs or databases."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+GUARD = Path(__file__).with_name("guard.py")
+GUARD_MARGIN = 5.0
+"""Seconds the guard may take, beyond the grace, to clear the tree away."""
+
+
+@dataclass(frozen=True)
+class GuardedProcess:
+    """A command under the guard: its whole tree ends with it, and with us."""
+
+    guard: subprocess.Popen[bytes]
+    grace: float
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str],
+        grace: float,
+    ) -> Self:
+        """Run `command` with nothing but `env` around it, its output appended to `log`."""
+        with log.open("ab") as output:
+            guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(GUARD), str(grace), *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=dict(env),
+                start_new_session=True,
+            )
+        return cls(guard, grace)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code (128 + signal for a killed one), or None when it still runs."""
+        try:
+            return self.guard.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """TERM to the whole tree, KILL after the grace; returns when it is gone."""
+        assert self.guard.stdin is not None  # noqa: S101  # for mypy: it was opened as a pipe
+        self.guard.stdin.close()
+        try:
+            self.guard.wait(self.grace + GUARD_MARGIN)
+        except subprocess.TimeoutExpired:
+            self.guard.kill()  # the trainer follows: it is to die with its parent
+            self.guard.wait()

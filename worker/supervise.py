@@ -1,0 +1,140 @@
+"""While an attempt works: keep its lease, pass on what it writes, notice who wants it to stop.
+
+The heartbeat runs on a thread and a connection of its own, so that a long download or a
+long copy does not cost the lease. It stops nothing itself: `supervise` does, which alone
+holds the process.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from finlora_core.db.session import Database, now
+from finlora_core.errors import LeaseLost
+from finlora_core.redact import redact
+from finlora_core.runs import journal, lifecycle
+from finlora_core.runs.lifecycle import Lease
+from finlora_core.runs.outcome import AttemptEnd, End
+from finlora_core.settings import Settings
+from finlora_core.training.files import AttemptFiles
+from worker.process import GuardedProcess
+from worker.tail import Tail, read_json, read_json_lines
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.2
+MAX_LOG_BYTES = 16 * 1024 * 1024
+"""Of one attempt's log, kept in the database; the file on the worker holds all of it."""
+
+
+class AttemptEnded(Exception):
+    """The attempt is over before it reached its goal; carries what was seen."""
+
+    def __init__(self, end: AttemptEnd) -> None:
+        super().__init__(end.failure.code if end.failure else end.end.value)
+        self.end = end
+
+
+def boottime() -> float:
+    """Seconds, counted also while the machine sleeps: a lease runs out meanwhile too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass
+class Heartbeat:
+    """A context: beats while it is open, and once more when it closes."""
+
+    database: Database
+    lease: Lease
+    files: AttemptFiles
+    settings: Settings
+    cancel_requested: bool = False
+    lease_lost: bool = False
+    _last_beat: float = field(default_factory=boottime)
+    _closing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._metrics = Tail(self.files.metrics)
+        self._log = Tail(self.files.log)
+        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._try_beat()
+
+    @property
+    def must_stop(self) -> bool:
+        """The run is no longer ours, or we have not been able to make sure for too long."""
+        return self.lease_lost or boottime() - self._last_beat > self.settings.fence_seconds
+
+    def beat(self) -> None:
+        """One short transaction: renew, append what is new, learn of a wish to cancel."""
+        started = boottime()
+        points, log = read_json_lines(self._metrics.read()), self._new_log()
+        with self.database.transaction() as session:
+            wish = lifecycle.renew(
+                session,
+                self.lease,
+                now=now(session),
+                ttl=timedelta(seconds=self.settings.lease_seconds),
+                progress=read_json(self.files.progress),
+            )
+            journal.append_metrics(session, self.lease.run_id, self.lease.attempt, points)
+            journal.append_log(session, self.lease.run_id, redact(log))
+        self._metrics.commit()
+        self._log.commit()
+        self._last_beat = started
+        self.cancel_requested = wish
+
+    def _new_log(self) -> str:
+        return self._log.read() if self._log.position < MAX_LOG_BYTES else ""
+
+    def _loop(self) -> None:
+        while not self._closing.wait(self.settings.heartbeat_seconds):
+            self._try_beat()
+
+    def _try_beat(self) -> None:
+        try:
+            self.beat()
+        except LeaseLost:
+            self.lease_lost = True
+        except SQLAlchemyError as error:
+            logger.warning("no heartbeat: the database does not answer (%s)", type(error).__name__)
+
+
+def supervise(
+    process: GuardedProcess, heartbeat: Heartbeat, is_draining: Callable[[], bool]
+) -> int:
+    """The exit code of a process that ended by itself.
+
+    Otherwise its whole tree is stopped first. Raises `LeaseLost` when the run is no longer
+    ours, `AttemptEnded` when it was cancelled or the worker is shutting down.
+    """
+    while (code := process.wait(WATCH_SECONDS)) is None:
+        if heartbeat.must_stop:
+            process.stop()
+            raise LeaseLost("stopped: the lease is lost, or could not be renewed in time")
+        if heartbeat.cancel_requested:
+            process.stop()
+            raise AttemptEnded(AttemptEnd(end=End.STOPPED))
+        if is_draining():
+            process.stop()
+            raise AttemptEnded(AttemptEnd(end=End.DRAINED))
+    return code

@@ -1,0 +1,46 @@
+"""Read what a growing file has gained, and step forward only when it is safely stored."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Tail:
+    """The unread end of a file that another process writes to, in whole lines."""
+
+    path: Path
+    position: int = 0
+    """Bytes that `commit` has confirmed."""
+    _next: int = 0
+
+    def read(self, limit: int = 256 * 1024) -> str:
+        """Up to `limit` bytes of new whole lines; the same again until `commit`."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.position)
+                new = file.read(limit)
+        except FileNotFoundError:
+            return ""
+        # a line longer than the limit is taken in pieces, or the file would never move on
+        whole = new if len(new) == limit and b"\n" not in new else new[: new.rfind(b"\n") + 1]
+        self._next = self.position + len(whole)
+        return whole.decode("utf-8", errors="replace")
+
+    def commit(self) -> None:
+        """What was read has been stored."""
+        self.position = max(self.position, self._next)
+
+
+def read_json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file that is replaced as a whole; None while it is not there."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return content
