@@ -35,7 +35,8 @@ def up(port: Port = None, home: Home = None) -> None:
     given = {"port": port, "home": home}
     try:
         settings = load_settings(**{k: v for k, v in given.items() if v is not None})
-        signal.signal(signal.SIGTERM, _like_ctrl_c)
+        for sig in (signal.SIGINT, signal.SIGTERM):  # a background shell ignores SIGINT
+            signal.signal(sig, _like_ctrl_c)
         console.print(f"Starting in {settings.home_dir} (about 10 seconds) ...")
         with running_stack(settings) as stack:
             _say_ready(settings, stack)

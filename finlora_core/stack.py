@@ -21,6 +21,7 @@ from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
 from finlora_core.errors import InvalidSettings, Unavailable
 from finlora_core.settings import Settings
+from finlora_core.training.diagnose import last_lines
 
 START_SECONDS = 60.0
 STOP_MARGIN = 15.0
@@ -115,8 +116,10 @@ class Stack:
     def _require_all_alive(self) -> None:
         for name, process in self._processes.items():
             if process.poll() is not None:
+                log = self.log(name)
                 raise Unavailable(
-                    f"{name} ended with exit code {process.returncode}; see {self.log(name)}"
+                    f"{name} ended with exit code {process.returncode}; the end of {log}:\n"
+                    + last_lines(log.read_text(errors="replace"))
                 )
 
 

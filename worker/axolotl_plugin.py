@@ -7,6 +7,7 @@ and the worker takes that for a failure.
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -45,6 +46,8 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         if on_cpu():
             # Axolotl takes float16 for any 8-bit base, which CPUs compute 3 to 5 times slower
             cfg.torch_dtype = torch.float32
+            # says at every layer and step that a CPU quantises activations through float16
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             if cfg.load_in_8bit and cfg.peft_use_dora:
                 keep_int8_scales()
 

@@ -26,6 +26,7 @@ def trainer_environment(files: AttemptFiles) -> Mapping[str, str]:
         ATTEMPT_DIR: str(files.root),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",  # progress comes from the plugin; bars would fill the log
         "NCCL_DEBUG": "WARN",
     }
 

@@ -25,7 +25,7 @@ A LoRA adapter for `{base_model}`, trained by run `{run_id}`.
 | rows a step | {batch_size} x {gradient_accumulation_steps} |
 | seed | {seed} |
 | dataset | {dataset_rows} rows, SHA-256 `{dataset_sha256}` |
-| steps, last training loss | {steps}, {loss} |
+| steps, mean training loss | {steps}, {loss} |
 
 Prompts had the form `[INST] {{context}} [/INST]`, with the target after it.
 
@@ -50,6 +50,6 @@ def write_card(path: Path, lineage: Mapping[str, Any]) -> None:
         "dora": "yes" if config["peft_use_dora"] else "no",
         "rslora": "yes" if config["peft_use_rslora"] else "no",
         "steps": training["steps"],
-        "loss": training["metrics"].get("loss", "not logged"),
+        "loss": format(training["metrics"].get("train_loss", float("nan")), ".4f"),
     }
     path.write_text(_CARD.format_map(facts))

@@ -13,14 +13,20 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from finlora_core.errors import KeyProblem
 
 MAX_EPOCHS = 1000
 MAX_BATCH = 4096
-SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?$"
+_SAFE = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
 
 def _printable(value: object) -> object:
@@ -29,11 +35,23 @@ def _printable(value: object) -> object:
     return value
 
 
+def _model_name(value: str) -> str:
+    if not re.fullmatch(rf"{_SAFE}(/{_SAFE})?", value):
+        raise ValueError("must be <org>/<model> in letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _safe_name(value: str) -> str:
+    if not re.fullmatch(_SAFE, value):
+        raise ValueError("must be letters, digits, '.', '_', '-'; neither '.' nor '-' first")
+    return value
+
+
 _Text = Annotated[
     str, StringConstraints(min_length=1, max_length=1024), BeforeValidator(_printable)
 ]
-ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME, max_length=256)]
-RunName = Annotated[str, StringConstraints(pattern=SAFE_NAME, max_length=128)]
+ModelName = Annotated[str, StringConstraints(max_length=256), AfterValidator(_model_name)]
+RunName = Annotated[str, StringConstraints(max_length=128), AfterValidator(_safe_name)]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 

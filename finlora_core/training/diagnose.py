@@ -41,8 +41,8 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.DATASET_CHANGED: "The dataset is not the file it was when the run was "
         "posted. Post the run again to train on what is there now.",
         FailureCode.DATASET_UNREADABLE: "Axolotl could not read the dataset. Check that every "
-        "line is a JSON object with the strings 'context' and 'target', and that rows are shorter than "
-        "4096 tokens.",
+        "line is a JSON object with the strings 'context' and 'target', and that rows stay "
+        "below 4096 tokens.",
         FailureCode.TOKENIZER_MISMATCH: "The base model's tokenizer does not give back the text "
         "it was given, so it would train on something else. Check the tokenizer files.",
         FailureCode.CUDA_OUT_OF_MEMORY: "The GPU ran out of memory. Halve batch_size and double "

@@ -1,0 +1,38 @@
+# `make` lists the targets. Each makes the environment (.venv) first if it is not there.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup demo test check format constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+setup: ## make .venv with everything, at the pinned versions
+	@scripts/setup-env
+
+demo: setup ## train a real adapter from nothing, through the whole service (about 3 minutes)
+	@$(BIN)/python -m demo
+
+test: ## every check and test, with real training on the CPU (about 8 minutes)
+	@echo "make test: sets up .venv if need be (1-6 min), then format, lint, types, imports (1 min)"
+	@echo "           and all tests, five of them real trainings (about 7 min on 2 cores)."
+	@scripts/setup-env
+	@$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest
+
+check: setup ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: setup ## write the installed versions to constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; VIRTUAL_ENV=.venv $(BIN)/uv pip freeze --exclude-editable \
+	  | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove .venv and the caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
