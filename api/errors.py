@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from finlora_core.errors import (
     Conflict,
     FinLoRAError,
+    Gone,
     Invalid,
     KeyProblem,
     NotFound,
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 STATUS: dict[type[FinLoRAError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    Gone: HTTPStatus.GONE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -79,3 +79,7 @@ def _like_ctrl_c(signum: int, frame: FrameType | None) -> None:
 def _give_up(error: FinLoRAError) -> typer.Exit:
     console.print(f"[red]{error.code}[/red]: {error}", soft_wrap=True)
     return typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

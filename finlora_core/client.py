@@ -50,6 +50,9 @@ class Client:
     def get_run(self, run_id: str) -> dict[str, Any]:
         return self._json("GET", f"/runs/{run_id}")
 
+    def cancel_run(self, run_id: str) -> dict[str, Any]:
+        return self._json("POST", f"/runs/{run_id}/cancel")
+
     def get_adapter(self, adapter_id: str) -> dict[str, Any]:
         return self._json("GET", f"/adapters/{adapter_id}")
 

@@ -5,6 +5,8 @@ FinLoRAError
 ├── Conflict             it exists, but its state forbids the request
 │   ├── IllegalTransition
 │   └── LeaseLost        another attempt owns this run now
+├── Gone                 it is listed, but what it stands for is not there any more
+│   └── AdapterFilesMissing
 ├── Invalid              the request is well-formed but cannot be trained
 │   ├── InvalidConfig    a run config breaks a rule; names every key
 │   ├── DatasetNotFound  no such file inside the dataset roots
@@ -55,6 +57,14 @@ class IllegalTransition(Conflict):
 
 class LeaseLost(Conflict):
     code = "lease_lost"
+
+
+class Gone(FinLoRAError):
+    code = "gone"
+
+
+class AdapterFilesMissing(Gone):
+    code = "adapter_files_missing"
 
 
 class Invalid(FinLoRAError):

@@ -6,13 +6,15 @@ in lower case (`finlora_database_password`) under /run/secrets, where container
 runtimes put them.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from finlora_core.errors import InvalidSettings
 
@@ -118,6 +120,33 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _passwords_have_urls(self) -> Self:
+        for part in ("database", "broker"):
+            if getattr(self, f"{part}_password") and not getattr(self, f"{part}_url"):
+                raise ValueError(
+                    f"FINLORA_{part.upper()}_PASSWORD is set, but FINLORA_{part.upper()}_URL, "
+                    "which it belongs to, is not"
+                )
+            if (
+                getattr(self, f"{part}_password")
+                and not make_url(getattr(self, f"{part}_url")).username
+            ):
+                raise ValueError(
+                    f"FINLORA_{part.upper()}_URL must name the user whose password is given, "
+                    "as in redis://default@host:6379/0"
+                )
+        return self
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        try:
+            make_url(value or "sqlite://")
+        except ArgumentError:
+            raise ValueError("is not a URL such as postgresql://user@host/name") from None
+        return value
+
     @cached_property
     def home_dir(self) -> Path:
         return self.home.expanduser().resolve()
@@ -155,6 +184,23 @@ class Settings(BaseSettings):
         if self.broker_password is None:
             return self.broker_url or f"redis+socket://{self.redis_socket}"
         return _with_password(url, self.broker_password).render_as_string(hide_password=False)
+
+    def environment(self) -> Mapping[str, str]:
+        """The same settings as variables for a child process, its paths absolute."""
+        values = dict(self)
+        values |= {"home": self.home_dir, "adapters_dir": self.adapters}
+        values |= {"dataset_roots": self.datasets, "models_dirs": self.models}
+        return {
+            f"FINLORA_{name.upper()}": _as_text(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _resolved(paths: tuple[Path, ...]) -> tuple[Path, ...]:

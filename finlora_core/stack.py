@@ -5,23 +5,28 @@ when the stack is closed, and when one of them ends by itself the stack says whi
 """
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import IO
 
 import httpx
 
 from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
-from finlora_core.errors import InvalidSettings, Unavailable
+from finlora_core.errors import Conflict, InvalidSettings, Unavailable
 from finlora_core.settings import Settings
 from finlora_core.training.diagnose import last_lines
+
+MAX_SOCKET_PATH = 107
+"""Bytes in the path of a Unix socket: sun_path of unix(7), less its final zero."""
 
 START_SECONDS = 60.0
 STOP_MARGIN = 15.0
@@ -35,24 +40,35 @@ class Stack:
     """Running processes by name, in the order they were started."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock: IO[str] | None = None
+        self._commands = {
+            "redis": _redis_command(settings.redis_socket),
+            "api": _api_command(settings),
+            "worker": _worker_command(),
+        }
 
     @property
     def url(self) -> str:
-        return f"http://{self._settings.host}:{self._settings.port}"
+        return f"http://{self.settings.host}:{self.settings.port}"
 
     def start(self) -> None:
         """Returns when the API answers and the worker listens. Raises `Unavailable`."""
         self._make_folders()
-        self._start("redis", _redis_command(self._settings.redis_socket))
-        self._wait_until(self._settings.redis_socket.exists, "redis")
-        database = Database.connect(self._settings.database)
+        self._lock_home()
+        self.settings.redis_socket.unlink(missing_ok=True)
+        self.start_process("redis")
+        self._wait_until(self.settings.redis_socket.exists, "redis")
+        database = Database.connect(self.settings.database)
         migrate(database)
         database.close()
-        self._start("api", _api_command(self._settings))
-        self._start("worker", _worker_command())
+        self.start_process("api")
+        self.start_process("worker")
         self._wait_until(self._is_ready, "the API and the worker")
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
 
     def wait(self) -> None:
         """Until a process of the stack ends, which none should. Raises `Unavailable`."""
@@ -65,35 +81,50 @@ class Stack:
         for process in reversed(self._processes.values()):
             process.terminate()
             try:
-                process.wait(self._settings.stop_grace_seconds + STOP_MARGIN)
+                process.wait(self.settings.stop_grace_seconds + STOP_MARGIN)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         self._processes.clear()
+        if self._lock is not None:
+            self._lock.close()
 
     def log(self, name: str) -> Path:
-        return self._settings.home_dir / "logs" / f"{name}.log"
+        return self.settings.home_dir / "logs" / f"{name}.log"
 
     def _make_folders(self) -> None:
-        settings = self._settings
+        settings = self.settings
         # the embedded Redis has no password: who may enter this folder may use it
         settings.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        settings.redis_socket.unlink(missing_ok=True)
         for folder in (settings.home_dir / "logs", settings.runs, settings.adapters):
             folder.mkdir(parents=True, exist_ok=True)
         for folder in (*settings.datasets, *settings.models):
             if folder.is_relative_to(settings.home_dir):
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _lock_home(self) -> None:
+        """Held until we end, however we end."""
+        lock = self._lock = (self.settings.home_dir / "up.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"another `finlora up` is using {self.settings.home_dir}; stop that one, or "
+                "give this one a home of its own with --home"
+            ) from None
+
+    def start_process(self, name: str) -> None:
+        """`redis`, `api` or `worker`; its output goes to `log(name)`. Replaces a dead one."""
+        if name in self._processes:
+            self._processes[name].wait()
         with self.log(name).open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                command,
+                self._commands[name],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=self._settings.home_dir,
-                env=_environment(self._settings),
+                cwd=self.settings.home_dir,
+                env={**os.environ, **self.settings.environment()},
                 start_new_session=True,  # Ctrl-C reaches only us: we stop them in order
                 preexec_fn=_die_with_parent,
             )
@@ -112,6 +143,7 @@ class Stack:
             if time.monotonic() > deadline:
                 raise Unavailable(f"{what} did not come up in {START_SECONDS:g} s")
             time.sleep(_POLL_SECONDS)
+        self._require_all_alive()  # what answered on our port may be somebody else's
 
     def _require_all_alive(self) -> None:
         for name, process in self._processes.items():
@@ -130,6 +162,12 @@ def running_stack(settings: Settings) -> Iterator[Stack]:
         raise InvalidSettings(
             "FINLORA_BROKER_URL is set, but `finlora up` starts its own Redis; unset it, or "
             "start the API and the workers by themselves (docs/operations.md)"
+        )
+    if len(bytes(settings.redis_socket)) > MAX_SOCKET_PATH:
+        raise InvalidSettings(
+            f"the path of the home folder {settings.home_dir} is too long for the Redis socket in "
+            f"it ({len(bytes(settings.redis_socket))} bytes, at most {MAX_SOCKET_PATH}); choose "
+            "a shorter one with --home or FINLORA_HOME"
         )
     stack = Stack(settings)
     try:
@@ -164,23 +202,6 @@ def _worker_command() -> list[str]:
         sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker",
         "--loglevel", "INFO", "--without-gossip", "--without-mingle",
     ]  # fmt: skip
-
-
-def _environment(settings: Settings) -> Mapping[str, str]:
-    """Ours, with the settings that a caller may have given beside it."""
-    given = {f"FINLORA_{name.upper()}": value for name, value in _given(settings).items()}
-    return {**os.environ, **given}
-
-
-def _given(settings: Settings) -> Mapping[str, str]:
-    paths = {"dataset_roots": settings.datasets, "models_dirs": settings.models}
-    return {
-        "home": str(settings.home_dir),
-        "host": settings.host,
-        "port": str(settings.port),
-        "adapters_dir": str(settings.adapters),
-        **{name: ":".join(map(str, folders)) for name, folders in paths.items()},
-    }
 
 
 def _die_with_parent() -> None:

@@ -2,10 +2,10 @@
 
 import errno
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 
 from sqlalchemy.exc import OperationalError
 
@@ -74,15 +74,15 @@ def run_attempt(bench: Bench, lease: Lease) -> None:
 def train(bench: Bench, job: Job, heartbeat: Heartbeat) -> None:
     """Axolotl under the guard. Success is the completion marker, not exit code 0 alone."""
     _enter(bench, job, Phase.TRAINING)
-    process = GuardedProcess.start(
-        [sys.executable, "-m", "axolotl.cli.main", "train", str(job.files.config),
-         "--launcher", "python"],
-        log=job.files.log,
-        cwd=job.files.cwd,
-        env=trainer_environment(job.files),
-        grace=bench.settings.stop_grace_seconds,
-    )  # fmt: skip
-    code = supervise(process, heartbeat, bench.draining.is_set)
+    with TemporaryDirectory(prefix="finlora-", ignore_cleanup_errors=True) as temporary:
+        process = GuardedProcess.start(
+            bench.train_command(job.files),
+            log=job.files.log,
+            cwd=job.files.cwd,
+            env=trainer_environment(job.files, temporary),
+            grace=bench.settings.stop_grace_seconds,
+        )
+        code = supervise(process, heartbeat, bench.draining.is_set)
     refused = read_json(job.files.failure)
     log = _log_tail(job.files)
     if refused is not None:

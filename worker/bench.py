@@ -3,13 +3,16 @@
 import os
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
+from finlora_core.training.files import AttemptFiles
 from worker.hardware import detect
+from worker.trainer import axolotl_command
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Bench:
     hardware: Hardware
     owner: str
     """Host and process, for people who wonder who holds a run."""
+    train_command: Callable[[AttemptFiles], Sequence[str]] = axolotl_command
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to shut down: stop training, give the run back."""
 

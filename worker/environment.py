@@ -19,10 +19,14 @@ _PASSED_ON = (
 _FETCHING_PASSES_ON = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
-def trainer_environment(files: AttemptFiles) -> Mapping[str, str]:
-    """Offline, without telemetry, every cache inside the attempt's folder."""
+def trainer_environment(files: AttemptFiles, temporary: str) -> Mapping[str, str]:
+    """Offline, without telemetry, every cache inside the attempt's folder.
+
+    `temporary` must be short: sockets are made in it, whose paths end at 107 bytes.
+    """
     return {
         **_base(files),
+        "TMPDIR": temporary,
         ATTEMPT_DIR: str(files.root),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -46,7 +50,6 @@ def _base(files: AttemptFiles) -> dict[str, str]:
     return {
         **_from_outside(_PASSED_ON),
         "HOME": str(files.cache),
-        "TMPDIR": str(files.cache),
         "HF_HOME": str(files.cache / "huggingface"),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

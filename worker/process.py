@@ -45,16 +45,22 @@ class GuardedProcess:
     def wait(self, seconds: float) -> int | None:
         """The exit code (128 + signal for a killed one), or None when it still runs."""
         try:
-            return self.guard.wait(seconds)
+            code = self.guard.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
+        self._close_pipe()
+        return code
 
     def stop(self) -> None:
         """TERM to the whole tree, KILL after the grace; returns when it is gone."""
-        assert self.guard.stdin is not None  # noqa: S101  # for mypy: it was opened as a pipe
-        self.guard.stdin.close()
+        self._close_pipe()
         try:
             self.guard.wait(self.grace + GUARD_MARGIN)
         except subprocess.TimeoutExpired:
             self.guard.kill()  # the trainer follows: it is to die with its parent
             self.guard.wait()
+
+    def _close_pipe(self) -> None:
+        """What the guard takes for our end."""
+        assert self.guard.stdin is not None  # noqa: S101  # for mypy: it was opened as a pipe
+        self.guard.stdin.close()

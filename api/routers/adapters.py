@@ -66,12 +66,12 @@ def get_adapter(adapter_id: AdapterId, db: DatabaseDep) -> AdapterRead:
     return _read(_find(db, adapter_id))
 
 
-@router.api_route(
+@router.head("/{adapter_id}/files/{path}", include_in_schema=False)
+@router.get(
     "/{adapter_id}/files/{path}",
-    methods=["GET", "HEAD"],
     operation_id="get_adapter_file",
     response_class=FileResponse,
-    responses=responses(404),
+    responses=responses(404, 410),
 )
 def get_adapter_file(
     adapter_id: AdapterId,
@@ -82,11 +82,12 @@ def get_adapter_file(
 ) -> Response:
     """One file. Its ETag is its SHA-256; `Range` and `If-None-Match` work."""
     file = registry.get_file(_find(db, adapter_id), path)
+    folder = store.require(adapter_id, [file])
     etag = f'"{file.sha256}"'
     if if_none_match is not None and etag in if_none_match:
         return Response(status_code=304, headers={"ETag": etag})
     return FileResponse(
-        store.folder(adapter_id) / file.path,
+        folder / file.path,
         headers={"ETag": etag},
         filename=file.path,
         media_type="application/octet-stream",
@@ -97,15 +98,16 @@ def get_adapter_file(
     "/{adapter_id}/download",
     operation_id="download_adapter",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-tar": {}}}, **responses(404)},
+    responses={200: {"content": {"application/x-tar": {}}}, **responses(404, 410)},
 )
 def download_adapter(adapter_id: AdapterId, db: DatabaseDep, store: StoreDep) -> Response:
     """All files as one tar archive with a folder named like the adapter in it."""
     adapter = _find(db, adapter_id)
     files = [File.model_validate(file) for file in adapter.files]
+    folder = store.require(adapter_id, files)
     top = f"{adapter.name}-v{adapter.version}"
     return StreamingResponse(
-        archive.stream(store.folder(adapter_id), files, top=top, at=adapter.created_at),
+        archive.stream(folder, files, top=top, at=adapter.created_at),
         media_type="application/x-tar",
         headers={
             "Content-Length": str(archive.size(files, top=top)),

@@ -14,7 +14,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from finlora_core.adapters.manifest import PUBLISHED
+from finlora_core.adapters.manifest import PUBLISHED, File
+from finlora_core.errors import AdapterFilesMissing
 
 
 class AdapterStore:
@@ -26,6 +27,18 @@ class AdapterStore:
 
     def stable_path(self, variant: str, name: str) -> Path:
         return self._root / variant / name
+
+    def require(self, adapter_id: str, files: Iterable[File]) -> Path:
+        """The version's folder. Raises `AdapterFilesMissing` when a file is not there whole."""
+        folder = self.folder(adapter_id)
+        for file in files:
+            path = folder / file.path
+            if not path.is_file() or path.stat().st_size != file.size:
+                raise AdapterFilesMissing(
+                    f"adapter {adapter_id!r} is listed, but {file.path} is not in the store; "
+                    "restore the adapters folder from a backup, or train it again"
+                )
+        return folder
 
     def stage(self, adapter_id: str, source: Path) -> Path:
         """Copy what is to be published from Axolotl's output folder `source`."""

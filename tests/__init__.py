@@ -1,0 +1,1 @@
+"""Tests mirror the tree; e2e/ trains for real."""

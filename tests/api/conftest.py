@@ -1,0 +1,62 @@
+"""An API over a real SQLite database, with a queue that is a list."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.main import create_app
+from finlora_core.adapters import registry
+from finlora_core.adapters.manifest import PUBLISHED, describe
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.db.models import Adapter
+from finlora_core.db.session import Database, now
+from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.outcome import AttemptEnd, End
+from finlora_core.settings import Settings
+from tests.support import FACTS, ListQueue, make_config, write_adapter, write_dataset
+
+
+@pytest.fixture
+def queue() -> ListQueue:
+    return ListQueue()
+
+
+@pytest.fixture
+def store(settings: Settings) -> AdapterStore:
+    return AdapterStore(settings.adapters)
+
+
+@pytest.fixture
+def dataset(settings: Settings) -> Path:
+    return write_dataset(settings.datasets[0] / "train.jsonl")
+
+
+@pytest.fixture
+def client(
+    settings: Settings, sqlite: Database, queue: ListQueue, store: AdapterStore, dataset: Path
+) -> Iterator[TestClient]:
+    app = create_app(settings=settings, database=sqlite, queue=queue, store=store)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def adapter(sqlite: Database, store: AdapterStore, tmp_path: Path) -> Adapter:
+    """A published adapter with a run that has succeeded."""
+    write_adapter(tmp_path / "output")
+    with sqlite.transaction() as session:
+        lifecycle.create_run(
+            session, make_config(), name="sentiment", dataset=FACTS, now=now(session)
+        )
+        lease = lifecycle.claim_next(
+            session, owner="w", now=now(session), ttl=timedelta(minutes=2)
+        )
+        assert lease is not None
+        id = registry.adapter_id(lease.run_id, lease.attempt)
+        store.publish(id, store.stage(id, tmp_path / "output"))
+        files = describe(store.folder(id), PUBLISHED)
+        lifecycle.finish(session, lease, AttemptEnd(end=End.COMPLETED), now=now(session))
+        return registry.add_adapter(session, queries.get_run(session, lease.run_id), id, files)

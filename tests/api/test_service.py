@@ -1,0 +1,108 @@
+"""Health, the OpenAPI document, Swagger UI, and the shape of every error."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.errors import STATUS, status_of
+from finlora_core import errors
+from finlora_core.training.diagnose import FailureCode
+from tests.support import ListQueue
+
+
+def test_a_healthy_service_says_what_works(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json() == {
+        "ready": True,
+        "database": "ok",
+        "broker": "ok",
+        "workers": 1,
+        "disk": "ok",
+    }
+
+
+def test_without_a_broker_the_service_still_takes_runs(
+    client: TestClient, queue: ListQueue
+) -> None:
+    queue.up = False
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
+
+
+def test_swagger_ui_asks_nothing_of_any_other_host(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) >= 2
+    for asset in assets:
+        assert asset.startswith("/"), asset
+        assert client.get(asset).status_code == 200
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_every_route_has_an_operation_id_a_tag_and_a_description(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operations = [op for path in document["paths"].values() for op in path.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids)
+    for operation in operations:
+        assert operation["tags"]
+        assert operation["description"]
+
+
+def test_every_route_is_in_the_documentation(client: TestClient) -> None:
+    documentation = Path("docs/api.md").read_text()
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        for method in operations:
+            assert f"`{method.upper()} {path}`" in documentation
+
+
+def test_every_error_code_is_in_the_documentation() -> None:
+    documentation = Path("docs/errors.md").read_text()
+    codes = {kind.code for kind in _subclasses(errors.FinLoRAError)}
+    codes |= {code.value for code in FailureCode} | {"worker_lost"}
+    codes |= {"invalid_json", "invalid_request", "unknown_key", "missing_key", "invalid_value"}
+    codes |= {"database_unavailable", "internal_error"}
+    assert {code for code in codes if f"`{code}`" not in documentation} == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [("GET", "/nope", 404, "not_found"), ("PUT", "/runs", 405, "method_not_allowed")],
+)
+def test_errors_of_the_framework_have_the_same_shape(
+    client: TestClient, method: str, path: str, status: int, code: str
+) -> None:
+    response = client.request(method, path)
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (response.status_code, problem["status"], problem["code"]) == (status, status, code)
+
+
+def test_a_new_error_has_its_ancestors_status() -> None:
+    assert status_of(errors.LeaseLost) == 409
+    assert status_of(errors.DatasetNotFound) == 422
+    assert status_of(errors.InvalidAdapter) == 500
+    assert all(issubclass(kind, errors.FinLoRAError) for kind in STATUS)
+
+
+def test_an_unexpected_failure_shows_no_stack_trace(client: TestClient) -> None:
+    class BrokenQueue(ListQueue):
+        def count_workers(self) -> int | None:
+            raise RuntimeError("secret detail")
+
+    client.app.state.queue = BrokenQueue()  # type: ignore[attr-defined]
+    response = client.get("/readyz")
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert "secret detail" not in response.text
+
+
+def _subclasses(kind: type[errors.FinLoRAError]) -> Iterator[type[errors.FinLoRAError]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

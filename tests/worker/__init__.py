@@ -1,0 +1,1 @@
+"""Tests of what the worker is made of."""

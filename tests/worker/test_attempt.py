@@ -1,0 +1,291 @@
+"""From a claimed run to its end, whatever the trainer does."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from finlora_core.adapters import registry
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.db.models import Adapter, Run
+from finlora_core.db.session import Database, now
+from finlora_core.errors import NotFound
+from finlora_core.runs import journal, lifecycle
+from finlora_core.runs.status import RunStatus
+from finlora_core.settings import Settings
+from finlora_core.training.files import AttemptFiles
+from tests.support import eventually
+from tests.worker.conftest import GOOD, BenchWith
+from worker.attempt import claim, run_attempt, work_until_idle
+from worker.bench import Bench
+
+Seen = Callable[[], Run]
+
+FOREVER = "progress(step=1, max_steps=9, percent=11.1)\ntime.sleep(60)"
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
+
+
+def adapter_of(database: Database, run_id: str) -> Adapter | None:
+    with database.reading() as session:
+        try:
+            return registry.get_adapter(session, registry.adapter_id(run_id, 1))
+        except NotFound:
+            return None
+
+
+class _StealingStore(AdapterStore):
+    """Somebody else takes the run over at the worst moment: the files have just appeared."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        super().__init__(settings.adapters)
+        self._database = database
+
+    def publish(self, adapter_id: str, staged: Path) -> Path:
+        folder = super().publish(adapter_id, staged)
+        with self._database.transaction() as session:
+            session.execute(update(Run).values(lease_token="another", attempt=2))
+        return folder
+
+
+def published_folders(settings: Settings) -> list[Path]:
+    return [
+        path
+        for place in (".store", ".staging")
+        if (settings.adapters / place).is_dir()
+        for path in (settings.adapters / place).iterdir()
+    ]
+
+
+def test_a_trained_run_becomes_an_adapter_at_its_stable_path(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    work_until_idle(bench_with(GOOD))
+    run, adapter = seen(), adapter_of(sqlite, run_id)
+    assert (run.status, run.phase, run.lease_token) == (RunStatus.SUCCEEDED, None, None)
+    assert adapter is not None
+    stable = settings.adapters / "fp16_r8" / "sentiment"
+    names = {path.name for path in stable.iterdir()}
+    assert names == {file["path"] for file in adapter.files}
+    assert {"manifest.json", "README.md", "adapter_model.safetensors"} <= names
+    assert "optimizer.pt" not in names
+    assert (
+        '"base_model_name_or_path": "finlora/tiny-llama"'
+        in (stable / "adapter_config.json").read_text()
+    )
+
+
+def test_metrics_progress_yaml_and_log_reach_the_database(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    work_until_idle(bench_with(GOOD))
+    run = seen()
+    assert run.progress == {"step": 1, "max_steps": 1, "percent": 100.0}
+    assert run.axolotl_yaml is not None
+    assert "micro_batch_size: 2" in run.axolotl_yaml
+    with sqlite.reading() as session:
+        assert [p.values for p in journal.read_metrics(session, run_id, after=0, limit=9)] == [
+            {"loss": 0.5}
+        ]
+        text, _ = journal.read_log(session, run_id, offset=0, limit=1000)
+    assert text.startswith("training with ")
+
+
+def test_the_attempts_folder_keeps_only_what_people_read(
+    bench_with: BenchWith, run_id: str, settings: Settings
+) -> None:
+    work_until_idle(bench_with(GOOD))
+    kept = {path.name for path in AttemptFiles.of(settings.runs, run_id, 1).root.iterdir()}
+    assert kept == {
+        "axolotl.yaml",
+        "completed.json",
+        "metrics.jsonl",
+        "progress.json",
+        "train.log",
+    }
+
+
+BAD_ENDS = [
+    pytest.param("pass", "training_error", id="exit 0 without the marker"),
+    pytest.param("complete()", "invalid_adapter", id="marker without an adapter"),
+    pytest.param(
+        "from tests.support import write_adapter; write_adapter(output, fill=0.0); complete()",
+        "invalid_adapter",
+        id="an adapter that changes nothing",
+    ),
+    pytest.param(
+        "from tests.support import write_adapter; write_adapter(output); complete(); sys.exit(1)",
+        "training_error",
+        id="marker but exit 1",
+    ),
+    pytest.param(
+        "print('torch.OutOfMemoryError: CUDA out of memory.'); sys.exit(1)",
+        "cuda_out_of_memory",
+        id="CUDA out of memory",
+    ),
+    pytest.param("os.kill(os.getpid(), signal.SIGKILL)", "host_out_of_memory", id="killed"),
+    pytest.param(
+        "print('OSError: [Errno 28] No space left on device'); sys.exit(1)",
+        "disk_full",
+        id="disk full",
+    ),
+    pytest.param(
+        "fail(code='quantization_not_applied', detail='0 layers'); sys.exit(1)",
+        "quantization_not_applied",
+        id="refused by the plugin",
+    ),
+]
+
+
+@pytest.mark.parametrize(("trainer", "code"), BAD_ENDS)
+def test_a_training_that_fails_says_why_and_publishes_nothing(
+    bench_with: BenchWith,
+    run_id: str,
+    seen: Seen,
+    sqlite: Database,
+    settings: Settings,
+    trainer: str,
+    code: str,
+) -> None:
+    work_until_idle(bench_with(trainer))
+    run = seen()
+    assert (run.status, run.error_code) == (RunStatus.FAILED, code)
+    assert run.error_hint
+    assert "training with" in (run.error_log or "") or code == "invalid_adapter"
+    assert adapter_of(sqlite, run_id) is None
+    assert published_folders(settings) == []
+
+
+def test_a_base_model_that_is_nowhere_fails_the_run(
+    bench_with: BenchWith, run_id: str, seen: Seen, model: Path, tmp_path: Path
+) -> None:
+    bench = bench_with(GOOD)
+    model.rename(tmp_path / "away")
+    offline = bench.settings.model_copy(update={"hf_endpoint": "http://127.0.0.1:9"})
+    work_until_idle(replace(bench, settings=offline))
+    run = seen()
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "base_model_not_found")
+    assert "finlora/tiny-llama" in (run.error_hint or "")
+
+
+def test_a_dataset_that_was_changed_after_the_post_is_not_trained_on(
+    bench_with: BenchWith, run_id: str, seen: Seen, settings: Settings
+) -> None:
+    with (settings.datasets[0] / "train.jsonl").open("a") as file:
+        file.write('{"context": "new", "target": "row"}\n')
+    work_until_idle(bench_with(GOOD))
+    assert seen().error_code == "dataset_changed"
+
+
+def test_a_dataset_that_is_gone_fails_the_run(
+    bench_with: BenchWith, run_id: str, seen: Seen, settings: Settings
+) -> None:
+    (settings.datasets[0] / "train.jsonl").unlink()
+    work_until_idle(bench_with(GOOD))
+    assert seen().error_code == "dataset_unreadable"
+
+
+def test_too_little_disk_is_found_before_training(
+    bench_with: BenchWith, run_id: str, seen: Seen
+) -> None:
+    bench = bench_with(GOOD)
+    greedy = bench.settings.model_copy(update={"min_free_disk_mib": 10**9})
+    work_until_idle(replace(bench, settings=greedy))
+    assert seen().error_code == "insufficient_disk"
+
+
+def start(bench: Bench, seen: Seen) -> threading.Thread:
+    """A worker on a thread, its trainer at the first step."""
+    thread = threading.Thread(target=work_until_idle, args=[bench])
+    thread.start()
+    assert eventually(lambda: seen().progress is not None)
+    return thread
+
+
+@pytest.mark.parametrize("trainer", [FOREVER, STUBBORN], ids=["polite", "ignores TERM"])
+def test_a_running_run_is_cancelled_within_seconds(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, trainer: str
+) -> None:
+    thread = start(bench_with(trainer), seen)
+    with sqlite.transaction() as session:
+        lifecycle.request_cancel(session, run_id, now=now(session))
+    assert eventually(lambda: seen().status is RunStatus.CANCELLED)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_worker_that_shuts_down_gives_its_run_back(
+    bench_with: BenchWith, run_id: str, seen: Seen
+) -> None:
+    bench = bench_with(FOREVER)
+    thread = start(bench, seen)
+    bench.draining.set()
+    thread.join(10)
+    run = seen()
+    assert (run.status, run.crashes, run.attempt) == (RunStatus.QUEUED, 0, 1)
+
+
+def test_a_worker_that_lost_its_lease_stops_and_publishes_nothing(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    thread = start(bench_with(FOREVER), seen)
+    with sqlite.transaction() as session:
+        session.execute(update(Run).values(lease_token="another", attempt=2))
+    thread.join(10)
+    assert not thread.is_alive()
+    run = seen()
+    assert (run.status, run.attempt, run.lease_token) == (RunStatus.RUNNING, 2, "another")
+    assert published_folders(settings) == []
+
+
+def test_a_worker_that_loses_its_lease_while_publishing_leaves_no_files(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    bench = bench_with(GOOD)
+    lease = claim(bench)
+    assert lease is not None
+    stealing = replace(bench, store=_StealingStore(settings, sqlite))
+    run_attempt(stealing, lease)
+    assert seen().lease_token == "another"
+    assert adapter_of(sqlite, run_id) is None
+    assert published_folders(settings) == []
+
+
+def test_a_run_taken_over_is_trained_in_a_folder_of_its_own(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    bench = bench_with(GOOD)
+    assert claim(bench) is not None  # a first worker that is never heard of again
+    with sqlite.transaction() as session:
+        later = now(session) + timedelta(hours=1)
+        lifecycle.expire_leases(session, now=later, max_crashes=3)
+    work_until_idle(bench)
+    assert (seen().status, seen().attempt) == (RunStatus.SUCCEEDED, 2)
+    assert AttemptFiles.of(settings.runs, run_id, 2).completed.is_file()
+
+
+def test_a_secret_in_the_trainers_output_does_not_reach_the_database(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    token = "hf_" + "a" * 30
+    work_until_idle(bench_with(f"print('using {token}', flush=True); sys.exit(1)"))
+    with sqlite.reading() as session:
+        text, _ = journal.read_log(session, run_id, offset=0, limit=10_000)
+    assert "using [redacted]" in text
+    assert token not in text + (seen().error_log or "")
+
+
+def test_the_trainer_sees_no_setting_of_the_service(
+    bench_with: BenchWith, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINLORA_DATABASE_URL", "postgresql://user:pw@db/finlora")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "b" * 30)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    work_until_idle(bench_with("print(sorted(os.environ)); sys.exit(1)"))
+    log = seen().error_log or ""
+    assert "'HF_HUB_OFFLINE'" in log
+    for name in ("FINLORA_DATABASE_URL", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        assert name not in log
