@@ -5,10 +5,10 @@ import re
 _SECRETS = re.compile(
     r"hf_[A-Za-z0-9]{16,}"  # Hugging Face tokens
     r"|AKIA[0-9A-Z]{16}"  # AWS access key ids
-    r"|(?<=Bearer )\S+"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",  # user:password of a URL
+    r"|(?<=[Bb]earer )\S+"
+    r"|(?<=://)[^/\s]+(?=@)",  # user and password of a URL
 )
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def redact(text: str) -> str:

@@ -21,7 +21,7 @@ from finlora_core.errors import InvalidSettings
 SECRETS_DIR = Path("/run/secrets")
 
 PathList = Annotated[tuple[Path, ...], NoDecode]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _default_home() -> Path:
@@ -31,7 +31,9 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """Frozen; paths are made absolute. Durations are in seconds, sizes in MiB."""
 
-    model_config = SettingsConfigDict(env_prefix="FINLORA_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="FINLORA_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
     home: Path = Field(
         default_factory=_default_home,
@@ -111,6 +113,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _timings_fit(self) -> Self:
+        if self.heartbeat_seconds >= self.fence_seconds:
+            raise ValueError(
+                f"heartbeat_seconds {self.heartbeat_seconds:g} must stay below fence_seconds "
+                f"{self.fence_seconds:g}, or every training would be stopped"
+            )
         needed = self.fence_seconds + self.stop_grace_seconds
         if needed >= self.lease_seconds:
             raise ValueError(

@@ -1,6 +1,7 @@
 """After training: the checked adapter, with its manifest and card, at its final place."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ def publish(bench: Bench, job: Job) -> Sequence[File]:
 
     Raises `AttemptEnded` when what training left is not a sound adapter.
     """
-    try:
-        check_adapter(job.files.output, job.config)
-    except InvalidAdapter as error:
-        raise failed(FailureCode.INVALID_ADAPTER, detail=str(error)) from None
     id = adapter_id(job.lease.run_id, job.lease.attempt)
     staged = bench.store.stage(id, job.files.output)
+    try:
+        check_adapter(staged, job.config)  # the copy: what is checked is what is published
+    except InvalidAdapter as error:
+        shutil.rmtree(staged)
+        raise failed(FailureCode.INVALID_ADAPTER, detail=str(error)) from None
     _name_the_base(staged / CONFIG, job.config.base_model)
     lineage = _lineage(id, job)
     write_card(staged / CARD, lineage)

@@ -34,13 +34,23 @@ class Tail:
 
 
 def read_json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    """The objects in the lines. A line that holds none is left out: a full disk cuts lines,
+    and a training process cannot be trusted to write what it should."""
+    parsed = (_object(line) for line in text.splitlines())
+    return [content for content in parsed if content is not None]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file that is replaced as a whole; None while it is not there."""
+    """The object in a file that is replaced as a whole; None when there is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        return _object(path.read_text(errors="replace"))
     except FileNotFoundError:
         return None
-    return content
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

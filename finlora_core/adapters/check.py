@@ -7,7 +7,7 @@ tensor's dtype, shape and place, then the tensors without gaps.
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from finlora_core.runs.config import RunConfig
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
+
+DORA = "lora_magnitude_vector"
 
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -41,7 +43,7 @@ def check_adapter(folder: Path, config: RunConfig) -> None:
     if not weights.is_file():
         raise InvalidAdapter(f"{WEIGHTS} is missing")
     tensors = list(_read_header(weights))
-    _check_shapes(tensors, config.lora_r)
+    _check_shapes(tensors, config)
     _check_values(weights, tensors)
 
 
@@ -63,7 +65,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InvalidAdapter(f"{path.name} is missing") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidAdapter(f"{path.name} is not JSON") from None
     if not isinstance(content, dict):
         raise InvalidAdapter(f"{path.name} is not a JSON object")
@@ -94,7 +96,7 @@ def _parse_header(raw: bytes, base: int) -> list[_Tensor]:
         entries = json.loads(raw)
         entries.pop("__metadata__", None)
         tensors = [_tensor(name, entry, base) for name, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InvalidAdapter(f"{WEIGHTS}: the header cannot be read") from None
     if not tensors:
         raise InvalidAdapter(f"{WEIGHTS}: holds no tensors")
@@ -102,8 +104,9 @@ def _parse_header(raw: bytes, base: int) -> list[_Tensor]:
 
 
 def _tensor(name: str, entry: Mapping[str, Any], base: int) -> _Tensor:
-    start, end = (int(offset) for offset in entry["data_offsets"])
-    tensor = _Tensor(name, entry["dtype"], tuple(entry["shape"]), base + start, base + end)
+    start, end = _whole_numbers(entry["data_offsets"])
+    shape = _whole_numbers(entry["shape"])
+    tensor = _Tensor(name, entry["dtype"], shape, base + start, base + end)
     if tensor.dtype not in _BYTES:
         raise InvalidAdapter(f"{WEIGHTS}: {name} has dtype {tensor.dtype}")
     if min(tensor.shape, default=0) < 1 or end - start != _size(tensor):
@@ -111,20 +114,31 @@ def _tensor(name: str, entry: Mapping[str, Any], base: int) -> _Tensor:
     return tensor
 
 
+def _whole_numbers(values: Sequence[Any]) -> tuple[int, ...]:
+    """JSON also knows 4.0, 1e999 and true, none of which is a size."""
+    if not all(type(value) is int for value in values):
+        raise ValueError("not a whole number")
+    return tuple(values)
+
+
 def _size(tensor: _Tensor) -> int:
     return math.prod(tensor.shape) * _BYTES[tensor.dtype]
 
 
-def _check_shapes(tensors: list[_Tensor], rank: int) -> None:
-    """lora_A is (rank, in), lora_B is (out, rank); each A has its B."""
+def _check_shapes(tensors: list[_Tensor], config: RunConfig) -> None:
+    """lora_A is (rank, in), lora_B is (out, rank); each has the other, DoRA a magnitude too."""
+    rank = config.lora_r
     for tensor in tensors:
         axis = {"lora_A": 0, "lora_B": 1}.get(_kind(tensor.name))
-        if axis is not None and tensor.shape[axis] != rank:
-            raise InvalidAdapter(f"{WEIGHTS}: {tensor.name} has rank {tensor.shape[axis]}")
-    names = {tensor.name for tensor in tensors}
-    pairs = {name.replace("lora_A", "lora_B") for name in names if _kind(name) == "lora_A"}
-    if not pairs or not pairs <= names:
+        if axis is not None and (len(tensor.shape) != 2 or tensor.shape[axis] != rank):
+            raise InvalidAdapter(
+                f"{WEIGHTS}: {tensor.name} has shape {tensor.shape}, not of rank {rank}"
+            )
+    adapted = {kind: _modules(tensors, kind) for kind in ("lora_A", "lora_B")}
+    if not adapted["lora_A"] or adapted["lora_A"] != adapted["lora_B"]:
         raise InvalidAdapter(f"{WEIGHTS}: lora_A and lora_B do not come in pairs")
+    if config.peft_use_dora and _modules(tensors, DORA) != adapted["lora_A"]:
+        raise InvalidAdapter(f"{WEIGHTS}: a DoRA adapter needs a {DORA} for each lora_A")
 
 
 def _check_values(path: Path, tensors: list[_Tensor]) -> None:
@@ -148,6 +162,11 @@ def _load(path: Path, tensor: _Tensor) -> NDArray[np.float32] | NDArray[np.float
     return np.fromfile(path, dtype, count, offset=tensor.start)
 
 
+def _modules(tensors: list[_Tensor], kind: str) -> set[str]:
+    """The modules that have a tensor of this kind: `….q_proj` of `….q_proj.lora_A.weight`."""
+    return {t.name.split(f".{kind}")[0] for t in tensors if _kind(t.name) == kind}
+
+
 def _kind(name: str) -> str:
-    """`lora_A` of `….q_proj.lora_A.weight`."""
-    return name.split(".")[-2] if name.count(".") else name
+    """`lora_A` of `….q_proj.lora_A.weight`, `lora_magnitude_vector` with or without `.weight`."""
+    return name.removesuffix(".weight").rsplit(".", 1)[-1]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from finlora_core.datasets.check import DatasetFacts, check_dataset
+from finlora_core.errors import InvalidDataset
 
 _Identity = tuple[Path, int, int, int]
 
@@ -15,7 +16,10 @@ class DatasetChecker:
 
     def facts(self, path: Path, *, shown_as: str) -> DatasetFacts:
         """Raises `InvalidDataset`, as `check_dataset` does."""
-        identity = _identity(path)
+        try:
+            identity = _identity(path)
+        except OSError as error:
+            raise InvalidDataset(f"{shown_as} cannot be read: {error.strerror}") from error
         if identity not in self._known:
             self._known[identity] = check_dataset(path, shown_as=shown_as)
         return self._known[identity]

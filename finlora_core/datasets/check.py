@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ FIELDS = ("context", "target")
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """FinLoRA's longest rows are about 30 KB; this only stops a file without line breaks."""
+
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""JSON can spell it, UTF-8 and so every tokenizer cannot."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,12 @@ def _check_row(line: bytes, where: str) -> None:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidDataset(f"{where}: not UTF-8 (byte {error.start + 1})") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{where}: not JSON ({error})") from None
     if not isinstance(row, dict):
         raise InvalidDataset(f"{where}: not a JSON object")
     for field in FIELDS:
         if not isinstance(row.get(field), str):
             raise InvalidDataset(f"{where}: {field!r} must be there and be a string")
+        if _SURROGATE.search(row[field]):
+            raise InvalidDataset(f"{where}: {field!r} holds half of a character (\\ud800 …)")

@@ -1,6 +1,6 @@
 """Find the file a run config names, inside the allowed roots and nowhere else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from finlora_core.errors import DatasetNotFound
@@ -17,16 +17,19 @@ def locate_dataset(written: str, roots: Sequence[Path]) -> Path:
     """
     if "://" not in written:
         for root in roots:
-            for candidate in _candidates(written, root):
-                if candidate.is_file() and candidate.is_relative_to(root.resolve()):
-                    return candidate
+            for candidate in (root / written, root / FINLORA_SCRIPT_DIR / written):
+                if _is_file_inside(candidate, root):
+                    return candidate.resolve()
     raise DatasetNotFound(_explain(written, roots))
 
 
-def _candidates(written: str, root: Path) -> Iterator[Path]:
+def _is_file_inside(path: Path, root: Path) -> bool:
     """After symlinks. An absolute path stays itself: joining it to a root drops the root."""
-    yield (root / written).resolve()
-    yield (root / FINLORA_SCRIPT_DIR / written).resolve()
+    try:
+        real = path.resolve()
+        return real.is_relative_to(root.resolve()) and real.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
+        return False
 
 
 def _explain(written: str, roots: Sequence[Path]) -> str:

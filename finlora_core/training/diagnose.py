@@ -11,6 +11,9 @@ from finlora_core.runs.outcome import Failure
 
 LOG_TAIL_LINES = 30
 
+_BAR = re.compile(r"[\d?](it/s|s/it|B/s)[],]")
+"""tqdm's way to end a progress bar."""
+
 
 class FailureCode(StrEnum):
     """Why a run failed; the values are part of the API (docs/errors.md)."""
@@ -100,7 +103,7 @@ def failure(code: FailureCode, log_tail: str = "", detail: str = "") -> Failure:
 
 def last_lines(log: str) -> str:
     """The last lines that say something, redacted; redrawn progress bars are left out."""
-    lines = [line for line in redact(log).splitlines() if line.strip() and "it/s]" not in line]
+    lines = [line for line in redact(log).splitlines() if line.strip() and not _BAR.search(line)]
     return "\n".join(line[:500] for line in lines[-LOG_TAIL_LINES:])
 
 

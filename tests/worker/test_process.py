@@ -140,6 +140,11 @@ def test_the_environment_is_what_was_given_and_nothing_else(
     assert dict(entry.decode().split("=", 1) for entry in shown) == env
 
 
+def test_the_trainers_modules_cannot_get_into_the_guard(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "select.py").write_text("raise SystemExit(9)")
+    assert start("/bin/true", env={**ENV, "PYTHONPATH": str(tmp_path)}).wait(20) == 0
+
+
 def test_the_output_goes_behind_what_the_log_holds(start: Start, tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text("fetched\n")
     assert start("/bin/sh", "-c", "echo out; echo err >&2").wait(20) == 0
@@ -172,6 +177,22 @@ def test_stop_lets_the_trainer_end_by_itself(start: Start, tmp_path: Path) -> No
     process.stop()
     assert process.wait(0) == 5
     assert (tmp_path / "train.log").read_text() == "saved\n"
+
+
+def test_stop_lets_the_ranks_end_by_themselves_too(start: Start, tmp_path: Path) -> None:
+    process = start(*python(
+        "import os, pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), os._exit(6)))\n"
+        "rank = os.fork()\n"
+        "if not rank:\n"
+        "    pathlib.Path('ready').touch()\n"
+        "    time.sleep(60)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]))"
+    ))  # fmt: skip
+    assert eventually((tmp_path / "ready").exists)
+    process.stop()
+    assert process.wait(0) == 6
 
 
 def test_stop_ends_a_tree_that_ignores_term_and_a_child_that_left_it(

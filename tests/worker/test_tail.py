@@ -139,3 +139,8 @@ def test_an_object_that_is_replaced_as_a_whole_is_none_until_it_is_there(tmp_pat
     assert read_json(path) is None
     path.write_text(json.dumps({"step": 1}))
     assert read_json(path) == {"step": 1}
+
+
+def test_a_line_that_is_no_json_object_is_left_out() -> None:
+    text = '{"step": 1}\n{"st\n[1]\n' + "[" * 100_000 + '\n{"step": 2}\n'
+    assert read_json_lines(text) == [{"step": 1}, {"step": 2}]
