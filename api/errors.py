@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from finlora_core.errors import (
@@ -100,7 +101,8 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(FinLoRAError, _finlora_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(OperationalError, _database_down)
+    for out_of_reach in (OperationalError, PoolTimeout):
+        app.add_exception_handler(out_of_reach, _database_down)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -135,7 +137,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database_down(request: Request, error: Exception) -> JSONResponse:
-    logger.warning("the database does not answer: %s", type(error).__name__)
+    logger.warning("the database does not answer: %s", getattr(error, "orig", error))
     return problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "database_unavailable",

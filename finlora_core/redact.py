@@ -8,7 +8,10 @@ _SECRETS = re.compile(
     r"|(?<=[Bb]earer )\S+"
     r"|(?<=://)[^/\s]+(?=@)",  # user and password of a URL
 )
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"(?:\x1b\[|\x9b)[0-9;?]*[A-Za-z]"  # colours and cursor moves
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
+)
 
 
 def redact(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Real databases for every test that touches one: SQLite files and a PostgreSQL server."""
+"""What tests of several rooms share: real databases, settings, a tiny base model."""
 
 import os
 import shutil
@@ -12,8 +12,11 @@ from sqlalchemy import URL, create_engine, make_url, text
 from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings, load_settings
+from tests.support import BASE_MODEL
 
 TEMPLATE = "finlora_template"
+DEMO_DATA = Path(__file__).parent.parent / "demo" / "data"
+TRAIN_ROWS = 40
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,25 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     yield database
     database.close()
     _run_sql(server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with an untrained tiny Llama in it."""
+    from demo.tiny_base import build_tiny_base
+
+    models = tmp_path_factory.mktemp("models")
+    build_tiny_base(models / BASE_MODEL, pretrain_steps=0)
+    return models
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset root with the first rows of the demo's dataset."""
+    root = tmp_path_factory.mktemp("data")
+    rows = (DEMO_DATA / "sentiment_train.jsonl").read_text().splitlines()
+    (root / "train.jsonl").write_text("\n".join(rows[:TRAIN_ROWS]) + "\n")
+    return root
 
 
 @pytest.fixture

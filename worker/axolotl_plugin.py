@@ -67,6 +67,7 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
                 self._refuse(
                     FailureCode.TOKENIZER_MISMATCH, f"at the row that starts {text[:60]!r}"
                 )
+        trainer.args.logging_nan_inf_filter = False  # it would log NaN as a loss of 0
         trainer.add_callback(Reporter(self._files, self._facts))
 
     def post_train_unload(self, cfg: Any) -> None:

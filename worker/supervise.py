@@ -20,6 +20,7 @@ from finlora_core.db.session import Database, now
 from finlora_core.errors import LeaseLost
 from finlora_core.redact import redact
 from finlora_core.runs import journal, lifecycle
+from finlora_core.runs.journal import Progress
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
@@ -88,13 +89,14 @@ class Heartbeat:
         """One short transaction: renew, append what is new, learn of a wish to cancel."""
         started = boottime()
         points, log = read_json_lines(self._metrics.read()), self._new_log()
+        progress = Progress.parse(read_json(self.files.progress))
         with self.database.transaction() as session:
             wish = lifecycle.renew(
                 session,
                 self.lease,
                 now=now(session),
                 ttl=timedelta(seconds=self.settings.lease_seconds),
-                progress=read_json(self.files.progress),
+                progress=progress.model_dump() if progress else None,
             )
             journal.append_metrics(session, self.lease.run_id, self.lease.attempt, points)
             journal.append_log(session, self.lease.run_id, redact(log))

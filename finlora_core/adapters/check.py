@@ -131,9 +131,8 @@ def _check_shapes(tensors: list[_Tensor], config: RunConfig) -> None:
     for tensor in tensors:
         axis = {"lora_A": 0, "lora_B": 1}.get(_kind(tensor.name))
         if axis is not None and (len(tensor.shape) != 2 or tensor.shape[axis] != rank):
-            raise InvalidAdapter(
-                f"{WEIGHTS}: {tensor.name} has shape {tensor.shape}, not of rank {rank}"
-            )
+            fault = f"has shape {tensor.shape}, not of rank {rank}"
+            raise InvalidAdapter(f"{WEIGHTS}: {tensor.name} {fault}")
     adapted = {kind: _modules(tensors, kind) for kind in ("lora_A", "lora_B")}
     if not adapted["lora_A"] or adapted["lora_A"] != adapted["lora_B"]:
         raise InvalidAdapter(f"{WEIGHTS}: lora_A and lora_B do not come in pairs")

@@ -11,6 +11,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+POOL = {"pool_size": 5, "max_overflow": 35}
+"""Room for each of the 40 threads that FastAPI runs endpoints on; most are closed after use."""
+
 _READ_ONLY = "finlora_read_only"
 
 
@@ -61,12 +64,12 @@ def now(session: Session) -> datetime:
 
 def _postgresql(url: URL) -> Engine:
     psycopg = url.set(drivername="postgresql+psycopg")
-    return create_engine(psycopg, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    return create_engine(psycopg, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **POOL)
 
 
 def _sqlite(url: URL) -> Engine:
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30})
+    engine = create_engine(url, connect_args={"timeout": 30}, **POOL)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -4,10 +4,11 @@ Writers call `lifecycle.renew` first, in the same transaction: its guarded UPDAT
 the run's row, so one attempt writes at a time and a fenced one writes nothing.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,7 @@ from finlora_core.db.models import LogChunk, MetricPoint
 class Progress(BaseModel):
     """How far the training of a run is."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     step: int = Field(description="Optimizer steps done.")
     max_steps: int = Field(description="Optimizer steps in all.")
@@ -28,16 +29,27 @@ class Progress(BaseModel):
         None, description="Training time left at the pace so far; unknown before the first step."
     )
 
+    @classmethod
+    def parse(cls, content: Mapping[str, Any] | None) -> Self | None:
+        """What an untrusted process wrote; None when it makes no sense."""
+        try:
+            return None if content is None else cls.model_validate(content)
+        except ValidationError:
+            return None
+
 
 def append_metrics(
     session: Session, run_id: str, attempt: int, points: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Each point holds `step` and the values the trainer logged there."""
+    """Each point holds `step` and the values the trainer logged there.
+
+    They come from a process that is not trusted: what is no finite number is left out.
+    """
     for point in points:
-        values = {key: value for key, value in point.items() if key != "step"}
-        session.add(
-            MetricPoint(run_id=run_id, attempt=attempt, step=int(point["step"]), values=values)
-        )
+        step = point.get("step")
+        values = {key: float(v) for key, v in point.items() if key != "step" and _is_finite(v)}
+        if isinstance(step, int) and 0 <= step < 2**31 and values:
+            session.add(MetricPoint(run_id=run_id, attempt=attempt, step=step, values=values))
 
 
 def read_metrics(
@@ -71,6 +83,10 @@ def read_log(session: Session, run_id: str, *, offset: int, limit: int) -> tuple
     skip = offset - chunks[0].start
     text = "".join(chunk.text for chunk in chunks)[skip : skip + limit]
     return text, offset + len(text)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _log_end(session: Session, run_id: str) -> int:

@@ -11,7 +11,7 @@ from finlora_core.runs.outcome import Failure
 
 LOG_TAIL_LINES = 30
 
-_BAR = re.compile(r"[\d?](it/s|s/it|B/s)[],]")
+_BAR = re.compile(r"[\d?][kMG]?(it/s|s/it|B/s)[],]")
 """tqdm's way to end a progress bar."""
 
 

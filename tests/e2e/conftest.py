@@ -13,9 +13,6 @@ from finlora_core.settings import Settings, load_settings
 from finlora_core.stack import Stack, running_stack
 from tests.support import BASE_MODEL, eventually
 
-TRAIN_ROWS = 40
-HERE = Path(__file__).parent.parent.parent
-
 Train = Callable[..., dict[str, Any]]
 
 
@@ -24,25 +21,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with an untrained tiny Llama in it."""
-    from demo.tiny_base import build_tiny_base
-
-    models = tmp_path_factory.mktemp("models")
-    build_tiny_base(models / BASE_MODEL, pretrain_steps=0)
-    return models
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset root with the first rows of the demo's dataset."""
-    root = tmp_path_factory.mktemp("data")
-    rows = (HERE / "demo" / "data" / "sentiment_train.jsonl").read_text().splitlines()
-    (root / "train.jsonl").write_text("\n".join(rows[:TRAIN_ROWS]) + "\n")
-    return root
 
 
 def stack_settings(home: Path, data: Path, models: Path, **settings: Any) -> Settings:

@@ -263,11 +263,11 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "wrong rank of A": (
         lambda: safetensors(good() | {A: np.ones((RANK + 1, 8), np.float32)}),
-        f"{A} has rank {RANK + 1}",
+        f"{A} has shape ({RANK + 1}, 8), not of rank {RANK}",
     ),
     "wrong rank of B": (
         lambda: safetensors(good() | {B: np.ones((6, RANK - 1), np.float32)}),
-        f"{B} has rank {RANK - 1}",
+        f"{B} has shape (6, {RANK - 1}), not of rank {RANK}",
     ),
     "A without B": (lambda: safetensors({A: good()[A]}), "do not come in pairs"),
     "B without A": (lambda: safetensors({B: good()[B]}), "do not come in pairs"),

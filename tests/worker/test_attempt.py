@@ -83,7 +83,8 @@ def test_metrics_progress_yaml_and_log_reach_the_database(
 ) -> None:
     work_until_idle(bench_with(GOOD))
     run = seen()
-    assert run.progress == {"step": 1, "max_steps": 1, "percent": 100.0}
+    assert run.progress is not None
+    assert (run.progress["step"], run.progress["percent"]) == (1, 100.0)
     assert run.axolotl_yaml is not None
     assert "micro_batch_size: 2" in run.axolotl_yaml
     with sqlite.reading() as session:
@@ -289,3 +290,23 @@ def test_the_trainer_sees_no_setting_of_the_service(
     assert "'HF_HUB_OFFLINE'" in log
     for name in ("FINLORA_DATABASE_URL", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         assert name not in log
+
+
+def test_nonsense_from_the_trainer_costs_only_the_nonsense(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    nonsense = """
+    metric(loss=1.0)
+    metric(step="one", loss=1.0)
+    metric(step=2, loss=float("nan"), note="x")
+    metric(step=3, loss=0.25, bad=float("inf"))
+    progress(step="x")
+    """
+    work_until_idle(bench_with(nonsense.replace("    ", "") + GOOD))
+    assert seen().status is RunStatus.SUCCEEDED
+    with sqlite.reading() as session:
+        points = journal.read_metrics(session, run_id, after=0, limit=9)
+    assert [(point.step, point.values) for point in points] == [
+        (3, {"loss": 0.25}),
+        (1, {"loss": 0.5}),
+    ]
