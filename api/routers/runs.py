@@ -21,7 +21,7 @@ from finlora_core.runs.status import Phase, RunStatus
 from finlora_core.training.axolotl import Hardware, TrainingInput, render, to_yaml
 from finlora_core.training.files import AttemptFiles
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
 
 MAX_LOG_CHARACTERS = 1024 * 1024
 
@@ -92,7 +92,7 @@ class Points(BaseModel):
     next_after: int = Field(description="Give it as `after` to get only newer points.")
 
 
-@router.post("", status_code=201, operation_id="create_run", responses=responses(400, 422, 503))
+@router.post("", status_code=201, operation_id="create_run", responses=responses(400))
 def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
     response: Response,
@@ -116,7 +116,7 @@ def create_run(
     return read
 
 
-@router.get("", operation_id="list_runs", responses=responses(422))
+@router.get("", operation_id="list_runs")
 def list_runs(
     db: DatabaseDep,
     status: RunStatus | None = None,

@@ -100,6 +100,12 @@ def test_a_home_in_use_is_not_taken_by_a_second_service(frail: Stack) -> None:
         assert client.get_run(client.create_run(SHORT)["id"])["status"] in ("queued", "running")
 
 
+def test_a_port_in_use_is_named_before_anything_starts(frail: Stack, tmp_path: Path) -> None:
+    settings = frail.settings.model_copy(update={"home": tmp_path / "another"})
+    with pytest.raises(Conflict, match="choose another port"), running_stack(settings):
+        pass
+
+
 def kill(stack: Stack, name: str) -> None:
     os.kill(stack.pid(name), signal.SIGKILL)
 
