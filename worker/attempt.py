@@ -96,9 +96,7 @@ def _load(bench: Bench, lease: Lease) -> Job:
         run = queries.get_run(session, lease.run_id)
         files = AttemptFiles.of(bench.settings.runs, run.id, lease.attempt)
         config = RunConfig.model_validate(run.config)
-        job = Job(lease, run.name, config, run.dataset_sha256, run.dataset_rows, files)
-    files.create()
-    return job
+        return Job(lease, run.name, config, run.dataset_sha256, run.dataset_rows, files)
 
 
 def _publish(bench: Bench, job: Job) -> Sequence[File]:

@@ -40,6 +40,7 @@ class Job:
 
 def prepare(bench: Bench, job: Job, heartbeat: Heartbeat) -> None:
     """Leaves `job.files.config` ready for Axolotl. Raises `AttemptEnded` with the reason."""
+    job.files.create()
     _require_disk(bench, job)
     dataset = _unchanged_dataset(bench, job)
     model = _base_model(bench, job, heartbeat)

@@ -117,8 +117,8 @@ class Heartbeat:
             self.beat()
         except LeaseLost:
             self.lease_lost = True
-        except SQLAlchemyError as error:
-            logger.warning("no heartbeat: the database does not answer (%s)", type(error).__name__)
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("no heartbeat: %s", error)
 
 
 def supervise(

@@ -54,5 +54,7 @@ class Reconciler:
                 reconcile(self._database, self._queue, self._settings)
             except SQLAlchemyError as error:
                 logger.warning("cannot reconcile now: %s", type(error).__name__)
+            except Exception:  # whatever it was: a dead reconciler would strand runs silently
+                logger.exception("cannot reconcile now")
             if self._stop.wait(self._settings.reconcile_seconds):
                 return

@@ -310,3 +310,14 @@ def test_nonsense_from_the_trainer_costs_only_the_nonsense(
         (3, {"loss": 0.25}),
         (1, {"loss": 0.5}),
     ]
+
+
+def test_a_folder_that_cannot_be_made_fails_the_run_at_once(
+    bench_with: BenchWith, run_id: str, seen: Seen, settings: Settings
+) -> None:
+    bench = bench_with(GOOD)
+    (settings.runs / run_id).write_text("in the way")
+    work_until_idle(bench)
+    run = seen()
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "worker_error")
+    assert "NotADirectoryError" in (run.error_hint or "")
