@@ -81,6 +81,7 @@ def train(bench: Bench, job: Job, heartbeat: Heartbeat) -> None:
             cwd=job.files.cwd,
             env=trainer_environment(job.files, temporary),
             grace=bench.settings.stop_grace_seconds,
+            silence=bench.settings.fence_seconds,
         )
         code = supervise(process, heartbeat, bench.draining.is_set)
     refused = read_json(job.files.failure)

@@ -2,12 +2,14 @@
 
     supervisor ──pipe──► guard ──► trainer (its own session) ──► ranks, data loaders …
 
-The supervisor holds the other end of the guard's standard input. When that closes, be it
-on purpose, by a crash or by kill -9, the trainer's group gets TERM, then KILL after the
-grace, and then every process that had escaped into a session of its own: as a subreaper
-the guard inherits those. It exits as the trainer did. Standard library only.
+The supervisor holds the other end of the guard's standard input and writes a byte to it
+now and then. When that end closes, be it on purpose, by a crash or by kill -9, or when it
+stays silent too long (a supervisor that is stopped cannot renew its lease), the trainer's
+group gets TERM, then KILL after the grace, and then every process that had escaped into a
+session of its own: as a subreaper the guard inherits those. It exits as the trainer did.
+Standard library only.
 
-    python guard.py GRACE_SECONDS COMMAND [ARGUMENT ...]
+    python guard.py GRACE_SECONDS SILENCE_SECONDS COMMAND [ARGUMENT ...]
 """
 
 import ctypes
@@ -26,7 +28,7 @@ POLL_SECONDS = 0.05
 
 
 def main() -> int:
-    grace, command = float(sys.argv[1]), sys.argv[2:]
+    grace, silence, command = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     trainer = subprocess.Popen(
         command,
@@ -35,16 +37,25 @@ def main() -> int:
         # should the guard itself be killed, at least the trainer goes with it
         preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
     )
-    while trainer.poll() is None and not _supervisor_is_gone():
-        pass
+    heard = _now()
+    while trainer.poll() is None and _now() - heard < silence:
+        said = _listen()
+        if said == b"":
+            break
+        heard = _now() if said else heard
     _end(trainer, grace)
     return _exit_code(trainer)
 
 
-def _supervisor_is_gone() -> bool:
-    """True once the pipe is closed; waits a moment otherwise."""
-    readable, _, _ = select.select([sys.stdin.buffer], [], [], POLL_SECONDS)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 1)
+def _listen() -> bytes | None:
+    """What the supervisor has written: nothing yet is None, a closed pipe is empty."""
+    readable, _, _ = select.select([sys.stdin.fileno()], [], [], POLL_SECONDS)
+    return os.read(sys.stdin.fileno(), 4096) if readable else None
+
+
+def _now() -> float:
+    """Seconds, counted also while the machine sleeps: leases run out meanwhile too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _end(trainer: subprocess.Popen[bytes], grace: float) -> None:

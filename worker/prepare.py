@@ -87,6 +87,7 @@ def _base_model(bench: Bench, job: Job, heartbeat: Heartbeat) -> Path:
         cwd=job.files.cwd,
         env=fetch_environment(job.files, settings),
         grace=settings.stop_grace_seconds,
+        silence=settings.fence_seconds,
     )
     code = supervise(process, heartbeat, bench.draining.is_set)
     fetched = base_model.find_local(name, settings)

@@ -1,8 +1,10 @@
 """Start, watch and stop one guarded process. Knows nothing of runs or databases."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -28,11 +30,15 @@ class GuardedProcess:
         cwd: Path,
         env: Mapping[str, str],
         grace: float,
+        silence: float,
     ) -> Self:
-        """Run `command` with nothing but `env` around it, its output appended to `log`."""
+        """Run `command` with nothing but `env` around it, its output appended to `log`.
+
+        Without a `beat` for `silence` seconds the guard ends the tree by itself.
+        """
         with log.open("ab") as output:
             guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), str(grace), *command],
+                [sys.executable, "-I", "-S", str(GUARD), str(grace), str(silence), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -50,6 +56,12 @@ class GuardedProcess:
             return None
         self._close_pipe()
         return code
+
+    def beat(self) -> None:
+        """Tell the guard that we are there."""
+        assert self.guard.stdin is not None  # noqa: S101  # for mypy: it was opened as a pipe
+        with suppress(BrokenPipeError):  # it has ended: `wait` will say so
+            os.write(self.guard.stdin.fileno(), b".")
 
     def stop(self) -> None:
         """TERM to the whole tree, KILL after the grace; returns when it is gone."""

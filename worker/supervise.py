@@ -139,4 +139,5 @@ def supervise(
         if is_draining():
             process.stop()
             raise AttemptEnded(AttemptEnd(end=End.DRAINED))
+        process.beat()
     return code

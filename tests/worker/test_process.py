@@ -46,11 +46,14 @@ from pathlib import Path
 from worker.process import GuardedProcess
 folder = Path(sys.argv[1])
 process = GuardedProcess.start(
-    [sys.executable, "-c", sys.argv[2]], log=folder / "log", cwd=folder, env={}, grace=0.3
+    [sys.executable, "-c", sys.argv[2]],
+    log=folder / "log", cwd=folder, env={}, grace=0.3, silence=3,
 )
 (folder / "guard.new").write_text(str(process.guard.pid))
 (folder / "guard.new").rename(folder / "guard.pid")
-time.sleep(60)
+while True:
+    process.beat()
+    time.sleep(0.1)
 """
 
 
@@ -86,9 +89,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts guarded processes in the test's own folder, and ends them with it."""
     started: list[GuardedProcess] = []
 
-    def start_one(*command: str, env: dict[str, str] = ENV) -> GuardedProcess:
-        log = tmp_path / "train.log"
-        process = GuardedProcess.start(command, log=log, cwd=tmp_path, env=env, grace=GRACE)
+    def start_one(*command: str, env: dict[str, str] = ENV, silence: float = 60) -> GuardedProcess:
+        process = GuardedProcess.start(
+            command,
+            log=tmp_path / "train.log",
+            cwd=tmp_path,
+            env=env,
+            grace=GRACE,
+            silence=silence,
+        )
         started.append(process)
         return process
 
@@ -245,6 +254,24 @@ def test_the_tree_dies_with_a_supervisor_that_was_killed(
     supervisor.kill()
     for name in (*TREE, "guard"):
         assert eventually(lambda name=name: is_gone(pid(tmp_path, name))), name  # type: ignore[misc]
+
+
+def test_the_tree_dies_with_a_supervisor_that_is_stopped_and_silent(
+    supervisor: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """A worker that cannot run cannot renew its lease: another may train the run by now."""
+    supervisor.send_signal(signal.SIGSTOP)
+    for name in (*TREE, "guard"):
+        assert eventually(lambda name=name: is_gone(pid(tmp_path, name))), name  # type: ignore[misc]
+    assert supervisor.poll() is None
+
+
+def test_a_tree_lives_on_while_its_supervisor_beats(start: Start, tmp_path: Path) -> None:
+    process = start(*python(STUBBORN), silence=1)
+    beats_end = time.monotonic() + 3
+    while time.monotonic() < beats_end:
+        process.beat()
+        assert process.wait(0.1) is None
 
 
 def test_a_signal_to_the_supervisors_group_does_not_reach_the_training(
