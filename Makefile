@@ -15,7 +15,7 @@ demo: setup ## train a real adapter from nothing, through the whole service (abo
 
 test: ## every check and test, with real training on the CPU (about 8 minutes)
 	@echo "make test: sets up .venv if need be (1-6 min), then format, lint, types, imports (1 min)"
-	@echo "           and all tests, five of them real trainings (about 7 min on 2 cores)."
+	@echo "           and all tests, real trainings included (about 7 min on 2 cores)."
 	@scripts/setup-env
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest

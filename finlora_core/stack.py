@@ -96,13 +96,20 @@ class Stack:
 
     def _make_folders(self) -> None:
         settings = self.settings
-        # the embedded Redis has no password: who may enter this folder may use it
-        settings.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (settings.home_dir / "logs", settings.runs, settings.adapters):
-            folder.mkdir(parents=True, exist_ok=True)
-        for folder in (*settings.datasets, *settings.models):
-            if folder.is_relative_to(settings.home_dir):
+        homes_own = (*settings.datasets, *settings.models)
+        folders = (settings.home_dir / "logs", settings.runs, settings.adapters) + tuple(
+            folder for folder in homes_own if folder.is_relative_to(settings.home_dir)
+        )
+        try:
+            # the embedded Redis has no password: who may enter this folder may use it
+            settings.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidSettings(
+                f"cannot make {error.filename}: {error.strerror}; choose a home that you may "
+                "write to with --home or FINLORA_HOME"
+            ) from None
 
     def _lock_home(self) -> None:
         """Held until we end, however we end."""

@@ -46,7 +46,7 @@ def write_adapter(folder: Path, *, rank: int = 8, fill: float = 0.5) -> None:
     (folder / "optimizer.pt").write_bytes(b"a pickle")
 
 
-def eventually(is_true: Callable[[], bool], *, seconds: float = 10) -> bool:
+def eventually(is_true: Callable[[], bool], *, seconds: float = 20) -> bool:
     """Poll, for facts whose time other processes decide."""
     deadline = time.monotonic() + seconds
     while not is_true():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import eventually
 from worker.process import GuardedProcess
 
 GRACE = 0.3  # seconds
@@ -55,15 +56,6 @@ while True:
     process.beat()
     time.sleep(0.1)
 """
-
-
-def eventually(condition: Callable[[], bool], within: float = 20) -> bool:
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def pid(folder: Path, name: str) -> int:
