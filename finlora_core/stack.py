@@ -96,10 +96,9 @@ class Stack:
 
     def _make_folders(self) -> None:
         settings = self.settings
-        homes_own = (*settings.datasets, *settings.models)
-        folders = (settings.home_dir / "logs", settings.runs, settings.adapters) + tuple(
-            folder for folder in homes_own if folder.is_relative_to(settings.home_dir)
-        )
+        named = (*settings.datasets, *settings.models)  # elsewhere, they are the user's to make
+        own = [folder for folder in named if folder.is_relative_to(settings.home_dir)]
+        folders = [settings.home_dir / "logs", settings.runs, settings.adapters, *own]
         try:
             # the embedded Redis has no password: who may enter this folder may use it
             settings.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
