@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -36,6 +36,8 @@ STATUS: dict[type[FinLoRAError], HTTPStatus] = {
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+SCHEMAS = "#/components/schemas/{model}"
 
 RETRY_AFTER = "5"  # seconds
 
@@ -90,17 +92,35 @@ def problem(
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's OpenAPI entry: which errors it answers."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {"application/problem+json": {"schema": {"$ref": SCHEMAS.format(model="Problem")}}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": content}
+        status: {"description": HTTPStatus(status).phrase, "content": content}
         for status in statuses
     }
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Put the shape of errors into the OpenAPI document, where `responses` points.
+
+    Given to FastAPI as a model it would also be listed as `application/json`.
+    """
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schema = Problem.model_json_schema(ref_template=SCHEMAS)
+        schemas = document["components"]["schemas"]
+        schemas |= {**schema.pop("$defs"), "Problem": schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(FinLoRAError, _finlora_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(DataError, _impossible_value)
     for out_of_reach in (OperationalError, PoolTimeout):
         app.add_exception_handler(out_of_reach, _database_down)
     app.add_exception_handler(Exception, _unexpected)
@@ -132,8 +152,15 @@ def _known_keys(request: Request) -> Sequence[str]:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot parse
+        return problem(HTTPStatus.BAD_REQUEST, "invalid_json", "the body cannot be read as JSON")
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+async def _impossible_value(request: Request, error: Exception) -> JSONResponse:
+    detail = "a value holds what no stored one can, such as a NUL character"
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail)
 
 
 async def _database_down(request: Request, error: Exception) -> JSONResponse:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api.errors import install_error_handlers
+from api.errors import describe_problems, install_error_handlers
 from api.queue import WorkerQueue
 from api.routers import adapters, health, runs
 from finlora_core.adapters.store import AdapterStore
@@ -52,4 +52,5 @@ def create_app(
     install_error_handlers(app)
     for router in (runs.router, adapters.router, health.router):
         app.include_router(router)
+    describe_problems(app)
     return app

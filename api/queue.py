@@ -6,7 +6,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from finlora_core.queue import CELERY_SETTINGS, WAKE, BestEffortQueue, RunQueue
+from finlora_core.queue import CELERY_SETTINGS, WAKE, BestEffortQueue, RunQueue, celery_backlog
 
 REFUSALS = (OperationalError, RedisError, OSError)
 PING_SECONDS = 0.5
@@ -23,7 +23,7 @@ class CeleryQueue(BestEffortQueue):
     def __init__(self, broker_url: str) -> None:
         self._celery = Celery("finlora-api", broker=broker_url)
         self._celery.conf.update(CELERY_SETTINGS)
-        super().__init__(self._send, REFUSALS)
+        super().__init__(self._send, lambda: celery_backlog(self._celery), REFUSALS)
 
     def count_workers(self) -> int | None:
         try:

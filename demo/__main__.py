@@ -50,6 +50,9 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         self._console.print(PLAN, soft_wrap=True)
+        for name in list(os.environ):  # a demo must not publish where production does
+            if name.startswith("FINLORA_") and name != "FINLORA_DEVICE":
+                del os.environ[name]
         shutil.rmtree(HOME, ignore_errors=True)
         settings = load_settings(home=HOME, port=_free_port(), dataset_roots=str(HERE / "data"))
         base = settings.models[0] / BASE_MODEL

@@ -73,6 +73,9 @@ def _say_ready(settings: Settings, stack: Stack) -> None:
 
 
 def _like_ctrl_c(signum: int, frame: FrameType | None) -> None:
+    """Once: a second one must not cut short the stopping of what was started."""
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

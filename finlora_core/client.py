@@ -1,6 +1,7 @@
 """The Python client: post a run, follow it, download its adapter and verify it."""
 
 import hashlib
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ class ApiError(FinLoRAError):
     """The server's answer was an error; `code` and the message are the server's."""
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
-        super().__init__(f"{problem.get('code')}: {problem.get('detail')}")
-        self.api_code = problem.get("code")
+        super().__init__(str(problem.get("detail")))
+        self.code = str(problem.get("code"))  # type: ignore[misc]  # of this answer, not the class
 
 
 class ChecksumMismatch(FinLoRAError):
@@ -74,10 +75,8 @@ class Client:
             with archive.open("wb") as file:
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        archive.unlink()
         target = folder / f"{adapter['name']}-v{adapter['version']}"
+        _unpack(archive, target, adapter["files"])
         _verify(target, adapter["files"])
         return target
 
@@ -91,7 +90,24 @@ class Client:
 def _raise_for(answer: httpx.Response) -> None:
     if answer.is_error:
         answer.read()
-        raise ApiError(answer.json())
+        try:
+            problem = answer.json()
+        except ValueError:  # a proxy between us and the service
+            problem = {"code": "unavailable", "detail": f"{answer.url} says {answer.status_code}"}
+        raise ApiError(problem)
+
+
+def _unpack(archive: Path, target: Path, files: list[dict[str, Any]]) -> None:
+    """Only the files that the adapter lists, and only into `target` itself."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as tar:
+        for file in files:
+            name = Path(file["path"]).name
+            content = tar.extractfile(f"{target.name}/{name}")
+            assert content is not None  # noqa: S101  # the service archives plain files only
+            with content, (target / name).open("wb") as copy:
+                shutil.copyfileobj(content, copy)
+    archive.unlink()
 
 
 def _verify(folder: Path, files: list[dict[str, Any]]) -> None:

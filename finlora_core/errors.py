@@ -8,7 +8,6 @@ FinLoRAError
 ├── Gone                 it is listed, but what it stands for is not there any more
 │   └── AdapterFilesMissing
 ├── Invalid              the request is well-formed but cannot be trained
-│   ├── InvalidConfig    a run config breaks a rule; names every key
 │   ├── DatasetNotFound  no such file inside the dataset roots
 │   ├── InvalidDataset   the file is there, a line of it cannot be used
 │   └── InvalidCursor    a page cursor that this server did not make
@@ -69,14 +68,6 @@ class AdapterFilesMissing(Gone):
 
 class Invalid(FinLoRAError):
     code = "invalid"
-
-
-class InvalidConfig(Invalid):
-    code = "invalid_config"
-
-    def __init__(self, problems: tuple[KeyProblem, ...]) -> None:
-        super().__init__("; ".join(f"{p.key}: {p.message}" for p in problems))
-        self.problems = problems
 
 
 class DatasetNotFound(Invalid):

@@ -26,6 +26,17 @@ CELERY_SETTINGS: dict[str, Any] = {
 """What both ends of the queue agree on, in Celery's words. Durations are in seconds."""
 
 
+ENOUGH_WAKES = 64
+"""More messages than this never wait: one wakes one worker."""
+
+
+def celery_backlog(app: Any) -> int:
+    """Messages that wait in the GPU queue of a Celery application."""
+    with app.connection_for_write() as connection:
+        declared = connection.default_channel.queue_declare(GPU_QUEUE, passive=True)
+        return int(declared.message_count)
+
+
 class RunQueue(Protocol):
     def offer(self, run_id: str) -> bool:
         """Tell the workers that a run may be waiting; True when the broker took the message.
@@ -36,17 +47,27 @@ class RunQueue(Protocol):
 
 
 class BestEffortQueue:
-    """`send` puts a message on the wire; what it raises when it cannot is in `refusals`."""
+    """`send` puts a message on the wire, `backlog` counts those that wait there.
+
+    What they raise when they cannot is in `refusals`.
+    """
 
     def __init__(
-        self, send: Callable[[str], object], refusals: tuple[type[Exception], ...]
+        self,
+        send: Callable[[str], object],
+        backlog: Callable[[], int],
+        refusals: tuple[type[Exception], ...],
     ) -> None:
         self._send = send
+        self._backlog = backlog
         self._refusals = refusals
 
     def offer(self, run_id: str) -> bool:
         try:
-            self._send(run_id)
+            # a woken worker goes on until nothing is claimable: more messages than workers
+            # change nothing, and busy workers do not take them off the queue
+            if self._backlog() < ENOUGH_WAKES:
+                self._send(run_id)
         except self._refusals as error:
             logger.warning("run %s waits: the broker is out of reach (%s)", run_id, error)
             return False

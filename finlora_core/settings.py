@@ -148,9 +148,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         try:
-            make_url(value or "sqlite://")
+            scheme = make_url(value or "sqlite://").drivername.split("+")[0]
         except ArgumentError:
-            raise ValueError("is not a URL such as postgresql://user@host/name") from None
+            scheme = ""
+        if scheme not in ("postgresql", "redis", "rediss", "sqlite"):
+            raise ValueError(
+                "must be like postgresql://user@host/name or redis://user@host:6379/0"
+            )
         return value
 
     @property

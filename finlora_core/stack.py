@@ -52,7 +52,8 @@ class Stack:
 
     @property
     def url(self) -> str:
-        return f"http://{self.settings.host}:{self.settings.port}"
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
 
     def start(self) -> None:
         """Returns when the API answers and the worker listens. Raises `Unavailable`."""
@@ -140,9 +141,9 @@ class Stack:
     def _is_ready(self) -> bool:
         try:
             answer = httpx.get(f"{self.url}/readyz", timeout=5)
-        except httpx.TransportError:
+            return answer.status_code == 200 and bool(answer.json()["workers"])
+        except (httpx.TransportError, ValueError, KeyError):
             return False
-        return answer.status_code == 200 and answer.json()["workers"] > 0
 
     def _wait_until(self, ready: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -186,7 +187,8 @@ def running_stack(settings: Settings) -> Iterator[Stack]:
 
 
 def _require_free_port(settings: Settings) -> None:
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
         try:
             probe.bind((settings.host, settings.port))

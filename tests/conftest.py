@@ -54,7 +54,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> URL:
     file = tmp_path / "home" / "finlora.db"
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     shutil.copy(sqlite_template, file)
     return make_url(f"sqlite:///{file}")
 
@@ -103,6 +103,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Everything below one folder; timings short enough to watch."""
+    (tmp_path / "home").mkdir(exist_ok=True)
     return load_settings(
         home=tmp_path / "home",
         dataset_roots=str(tmp_path / "data"),

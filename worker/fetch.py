@@ -2,10 +2,13 @@
 
     python -m worker.fetch <org>/<model> FOLDER
 
-Exit codes: 0 there, 3 no such model or the hub cannot be reached, 4 gated.
+Exit codes: 0 there, 3 no such model or the hub cannot be reached, 4 gated,
+5 the disk is full.
 The folder appears whole or not at all.
 """
 
+import errno
+import fcntl
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from httpx import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-from worker.fetch_codes import GATED, NOT_FOUND
+from worker.fetch_codes import FULL, GATED, NOT_FOUND
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Weights as safetensors only: pickled ones (*.bin, *.pt) can run code when loaded."""
@@ -22,7 +25,14 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 def main() -> int:
     name, target = sys.argv[1], Path(sys.argv[2])
-    staging = target.with_name(target.name + ".fetching")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two workers with one home, the second waits
+        return 0 if target.is_dir() else fetch(name, target)
+
+
+def fetch(name: str, target: Path) -> int:
+    staging = target.with_name(f"{target.name}.fetching")
     try:
         snapshot_download(name, local_dir=staging, allow_patterns=WANTED)
     except GatedRepoError as error:
@@ -30,7 +40,8 @@ def main() -> int:
         return GATED
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         print(error)
-        return NOT_FOUND
+        is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        return FULL if is_full else NOT_FOUND
     shutil.rmtree(staging / ".cache", ignore_errors=True)
     staging.rename(target)
     return 0

@@ -2,3 +2,4 @@
 
 NOT_FOUND = 3
 GATED = 4
+FULL = 5

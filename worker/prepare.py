@@ -19,15 +19,18 @@ from finlora_core.training.files import AttemptFiles
 from worker import base_model
 from worker.bench import Bench
 from worker.environment import fetch_environment
-from worker.fetch_codes import GATED
+from worker.fetch_codes import FULL, GATED
 from worker.process import GuardedProcess
 from worker.supervise import AttemptEnded, Heartbeat, supervise
 
 MIB = 1024 * 1024
 
+NOT_THERE = FailureCode.BASE_MODEL_NOT_FOUND
+_FETCH_FAILURES = {GATED: FailureCode.GATED_MODEL, FULL: FailureCode.DISK_FULL}
+
 
 @dataclass(frozen=True)
-class Job:
+class Attempt:
     """One attempt as the worker sees it."""
 
     lease: Lease
@@ -38,25 +41,25 @@ class Job:
     files: AttemptFiles
 
 
-def prepare(bench: Bench, job: Job, heartbeat: Heartbeat) -> None:
-    """Leaves `job.files.config` ready for Axolotl. Raises `AttemptEnded` with the reason."""
-    job.files.create()
-    _require_disk(bench, job)
-    dataset = _unchanged_dataset(bench, job)
-    model = _base_model(bench, job, heartbeat)
-    given = TrainingInput(str(model), str(dataset), job.dataset_rows)
-    yaml = to_yaml(render(job.config, given, job.files, bench.hardware))
-    job.files.config.write_text(yaml)
+def prepare(bench: Bench, attempt: Attempt, heartbeat: Heartbeat) -> None:
+    """Leaves `attempt.files.config` ready for Axolotl. Raises `AttemptEnded` with the reason."""
+    attempt.files.create()
+    _require_disk(bench, attempt)
+    dataset = _unchanged_dataset(bench, attempt)
+    model = _base_model(bench, attempt, heartbeat)
+    given = TrainingInput(str(model), str(dataset), attempt.dataset_rows)
+    yaml = to_yaml(render(attempt.config, given, attempt.files, bench.hardware))
+    attempt.files.config.write_text(yaml)
     with bench.database.transaction() as session:
-        lifecycle.record_yaml(session, job.lease, yaml, now=now(session))
+        lifecycle.record_yaml(session, attempt.lease, yaml, now=now(session))
 
 
 def failed(code: FailureCode, *, log: str = "", detail: str = "") -> AttemptEnded:
     return AttemptEnded(AttemptEnd(end=End.FAILED, failure=failure(code, log, detail)))
 
 
-def _require_disk(bench: Bench, job: Job) -> None:
-    free = shutil.disk_usage(job.files.root).free // MIB
+def _require_disk(bench: Bench, attempt: Attempt) -> None:
+    free = shutil.disk_usage(attempt.files.root).free // MIB
     wanted = bench.settings.min_free_disk_mib
     if free < wanted:
         raise failed(
@@ -64,35 +67,34 @@ def _require_disk(bench: Bench, job: Job) -> None:
         )
 
 
-def _unchanged_dataset(bench: Bench, job: Job) -> Path:
-    written = job.config.dataset_path
+def _unchanged_dataset(bench: Bench, attempt: Attempt) -> Path:
+    written = attempt.config.dataset_path
     try:
         path = locate_dataset(written, bench.settings.datasets)
         facts = check_dataset(path, shown_as=written)
     except (DatasetNotFound, InvalidDataset) as error:
         raise failed(FailureCode.DATASET_UNREADABLE, detail=str(error)) from None
-    if facts.sha256 != job.dataset_sha256:
+    if facts.sha256 != attempt.dataset_sha256:
         raise failed(FailureCode.DATASET_CHANGED, detail=written)
     return path
 
 
-def _base_model(bench: Bench, job: Job, heartbeat: Heartbeat) -> Path:
-    name, settings = job.config.base_model, bench.settings
+def _base_model(bench: Bench, attempt: Attempt, heartbeat: Heartbeat) -> Path:
+    name, settings = attempt.config.base_model, bench.settings
     local = base_model.find_local(name, settings)
     if local is not None:
         return local
     process = GuardedProcess.start(
         base_model.fetch_command(sys.executable, name, settings),
-        log=job.files.log,
-        cwd=job.files.cwd,
-        env=fetch_environment(job.files, settings),
+        log=attempt.files.log,
+        cwd=attempt.files.cwd,
+        env=fetch_environment(attempt.files, settings),
         grace=settings.stop_grace_seconds,
         silence=settings.fence_seconds,
     )
     code = supervise(process, heartbeat, bench.draining.is_set)
     fetched = base_model.find_local(name, settings)
     if code != 0 or fetched is None:
-        log = job.files.log.read_text(errors="replace")
-        gated = FailureCode.GATED_MODEL if code == GATED else FailureCode.BASE_MODEL_NOT_FOUND
-        raise failed(gated, log=log, detail=name)
+        log = attempt.files.log.read_text(errors="replace")
+        raise failed(_FETCH_FAILURES.get(code, NOT_THERE), log=log, detail=name)
     return fetched

@@ -13,24 +13,24 @@ from finlora_core.adapters.registry import adapter_id
 from finlora_core.errors import InvalidAdapter
 from finlora_core.training.diagnose import FailureCode
 from worker.bench import Bench
-from worker.prepare import Job, failed
+from worker.prepare import Attempt, failed
 from worker.tail import read_json
 
 
-def publish(bench: Bench, job: Job) -> Sequence[File]:
+def publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
     """The files of the new version, whole and on disk; no row lists them yet.
 
     Raises `AttemptEnded` when what training left is not a sound adapter.
     """
-    id = adapter_id(job.lease.run_id, job.lease.attempt)
-    staged = bench.store.stage(id, job.files.output)
+    id = adapter_id(attempt.lease.run_id, attempt.lease.attempt)
+    staged = bench.store.stage(id, attempt.files.output)
     try:
-        check_adapter(staged, job.config)  # the copy: what is checked is what is published
+        check_adapter(staged, attempt.config)  # the copy: what is checked is what is published
     except InvalidAdapter as error:
         shutil.rmtree(staged)
         raise failed(FailureCode.INVALID_ADAPTER, detail=str(error)) from None
-    _name_the_base(staged / CONFIG, job.config.base_model)
-    lineage = _lineage(id, job)
+    _name_the_base(staged / CONFIG, attempt.config.base_model)
+    lineage = _lineage(id, attempt)
     write_card(staged / CARD, lineage)
     _write_manifest(staged, lineage)
     files = describe(staged, (*PUBLISHED, CARD, MANIFEST))
@@ -45,19 +45,19 @@ def _name_the_base(peft_config: Path, base_model: str) -> None:
     peft_config.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
-def _lineage(id: str, job: Job) -> dict[str, Any]:
+def _lineage(id: str, attempt: Attempt) -> dict[str, Any]:
     """Where the adapter comes from."""
     return {
         "adapter_id": id,
-        "run_id": job.lease.run_id,
-        "name": job.name,
-        "variant": job.config.variant,
-        "base_model": job.config.base_model,
-        "config": job.config.model_dump(mode="json"),
-        "config_sha256": job.config.sha256,
-        "dataset_sha256": job.dataset_sha256,
-        "dataset_rows": job.dataset_rows,
-        "training": read_json(job.files.completed),
+        "run_id": attempt.lease.run_id,
+        "name": attempt.name,
+        "variant": attempt.config.variant,
+        "base_model": attempt.config.base_model,
+        "config": attempt.config.model_dump(mode="json"),
+        "config_sha256": attempt.config.sha256,
+        "dataset_sha256": attempt.dataset_sha256,
+        "dataset_rows": attempt.dataset_rows,
+        "training": read_json(attempt.files.completed),
     }
 
 

@@ -57,6 +57,7 @@ class Heartbeat:
     settings: Settings
     cancel_requested: bool = False
     lease_lost: bool = False
+    _log_left: bool = True
     _last_beat: float = field(default_factory=boottime)
     _closing: threading.Event = field(default_factory=threading.Event)
 
@@ -72,7 +73,9 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._thread.join()
-        self._try_beat()
+        # a log that ends in many lines at once takes several beats to store
+        while self._try_beat() and self._log_left:
+            pass
 
     @property
     def must_stop(self) -> bool:
@@ -82,7 +85,9 @@ class Heartbeat:
     def beat(self) -> None:
         """One short transaction: renew, append what is new, learn of a wish to cancel."""
         started = boottime()
-        points, log = read_json_lines(self._metrics.read()), self._new_log()
+        final = self._closing.is_set()
+        points = read_json_lines(self._metrics.read(final=final))
+        log = self._log.read(final=final) if self._log.position < MAX_LOG_BYTES else ""
         progress = Progress.parse(read_json(self.files.progress))
         with self.database.transaction() as session:
             wish = lifecycle.renew(
@@ -96,23 +101,26 @@ class Heartbeat:
             journal.append_log(session, self.lease.run_id, redact(log))
         self._metrics.commit()
         self._log.commit()
+        self._log_left = bool(log)
         self._last_beat = started
         self.cancel_requested = wish
-
-    def _new_log(self) -> str:
-        return self._log.read() if self._log.position < MAX_LOG_BYTES else ""
 
     def _loop(self) -> None:
         while not self._closing.wait(self.settings.heartbeat_seconds):
             self._try_beat()
 
-    def _try_beat(self) -> None:
+    def _try_beat(self) -> bool:
+        """Whether the beat went through. One that did not leaves it to the fence."""
         try:
             self.beat()
+            return True
         except LeaseLost:
             self.lease_lost = True
         except (SQLAlchemyError, OSError) as error:
             logger.warning("no heartbeat: %s", error)
+        except Exception:  # whatever it was: without this thread the run would be lost
+            logger.exception("no heartbeat")
+        return False
 
 
 def supervise(

@@ -15,8 +15,11 @@ class Tail:
     """Bytes that `commit` has confirmed."""
     _next: int = 0
 
-    def read(self, limit: int = 256 * 1024) -> str:
-        """Up to `limit` bytes of new whole lines; the same again until `commit`."""
+    def read(self, limit: int = 256 * 1024, *, final: bool = False) -> str:
+        """Up to `limit` bytes of new whole lines; the same again until `commit`.
+
+        `final`: nobody writes any more, so a last line without its break counts as well.
+        """
         try:
             with self.path.open("rb") as file:
                 file.seek(self.position)
@@ -24,7 +27,8 @@ class Tail:
         except FileNotFoundError:
             return ""
         # a line longer than the limit is taken in pieces, or the file would never move on
-        whole = new if len(new) == limit and b"\n" not in new else new[: new.rfind(b"\n") + 1]
+        all_of_it = b"\n" not in new if len(new) == limit else final
+        whole = new if all_of_it else new[: new.rfind(b"\n") + 1]
         self._next = self.position + len(whole)
         return whole.decode("utf-8", errors="replace")
 
@@ -44,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file that is replaced as a whole; None when there is none."""
     try:
         return _object(path.read_text(errors="replace"))
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

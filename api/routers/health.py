@@ -68,5 +68,8 @@ def _database(db: Database) -> Literal["ok", "unreachable"]:
 
 
 def _disk(settings: Settings) -> Literal["ok", "low"]:
-    free = shutil.disk_usage(settings.home_dir).free // MIB
+    try:
+        free = shutil.disk_usage(settings.home_dir).free // MIB
+    except OSError:  # no home yet: there is nothing to write to
+        return "low"
     return "ok" if free >= settings.min_free_disk_mib else "low"

@@ -1,5 +1,7 @@
 """Runs: post a FinLoRA run config, watch it, cancel it."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -7,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
@@ -110,7 +113,8 @@ def create_run(
         )
         read = _read(session, run)
     if not queue.offer(run.id):
-        with db.transaction() as session:
+        # the run is stored: should this fail, it is only offered later
+        with suppress(SQLAlchemyError), db.transaction() as session:
             lifecycle.mark_unoffered(session, run.id)
     response.headers["Location"] = f"/runs/{run.id}"
     return read
@@ -130,7 +134,7 @@ def list_runs(
         page = queries.list_runs(
             session, status=status, name=name, variant=variant, cursor=cursor, limit=limit
         )
-        data = [_read(session, run) for run in page.rows]
+        data = _read_all(session, page.rows)
     return RunPage(data=data, next_cursor=page.next_cursor)
 
 
@@ -200,6 +204,16 @@ def get_run_metrics(
 
 
 def _read(session: Session, run: Run) -> RunRead:
+    return _read_all(session, [run])[0]
+
+
+def _read_all(session: Session, runs: Sequence[Run]) -> list[RunRead]:
+    positions = queries.queue_positions(session, runs)
+    adapters = queries.adapter_ids(session, runs)
+    return [_show(run, positions.get(run.id), adapters.get(run.id)) for run in runs]
+
+
+def _show(run: Run, queue_position: int | None, adapter_id: str | None) -> RunRead:
     config = RunConfig.model_validate(run.config)
     dataset = Dataset(path=config.dataset_path, rows=run.dataset_rows, sha256=run.dataset_sha256)
     return RunRead(
@@ -209,7 +223,7 @@ def _read(session: Session, run: Run) -> RunRead:
         status=run.status,
         phase=run.phase,
         cancel_requested=run.cancel_requested_at is not None,
-        queue_position=queries.queue_position(session, run),
+        queue_position=queue_position,
         attempt=run.attempt,
         progress=Progress.model_validate(run.progress) if run.progress else None,
         config=config,
@@ -218,7 +232,7 @@ def _read(session: Session, run: Run) -> RunRead:
         started_at=run.started_at,
         finished_at=run.finished_at,
         error=_error(run),
-        adapter_id=queries.adapter_id_of(session, run.id),
+        adapter_id=adapter_id,
     )
 
 
@@ -234,6 +248,4 @@ def _preview(run: Run) -> str:
     given = TrainingInput(config.base_model, config.dataset_path, run.dataset_rows)
     files = AttemptFiles.of(FilePath("<runs>"), run.id, run.attempt + 1)
     rendered = render(config, given, files, Hardware.CUDA)
-    return "# Preview for a GPU worker: no worker has started on this run yet.\n" + to_yaml(
-        rendered
-    )
+    return "# Preview for a GPU worker: no worker has rendered this run yet.\n" + to_yaml(rendered)

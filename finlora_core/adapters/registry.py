@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters.manifest import WEIGHTS, File
@@ -18,13 +18,14 @@ def adapter_id(run_id: str, attempt: int) -> str:
 
 def add_adapter(session: Session, run: Run, id: str, files: Sequence[File]) -> Adapter:
     """The next version of the run's name within its variant."""
+    newest = newest_version(session, run.variant, run.name)
     weights = next(file for file in files if file.path == WEIGHTS)
     adapter = Adapter(
         id=id,
         run_id=run.id,
         name=run.name,
         variant=run.variant,
-        version=_newest_version(session, run.variant, run.name) + 1,
+        version=newest.version + 1 if newest else 1,
         base_model=run.base_model,
         sha256=weights.sha256,
         files=[file.model_dump() for file in files],
@@ -67,6 +68,7 @@ def get_file(adapter: Adapter, path: str) -> File:
     raise NotFound("file", path)
 
 
-def _newest_version(session: Session, variant: str, name: str) -> int:
-    newest = select(func.max(Adapter.version)).filter_by(variant=variant, name=name)
-    return session.scalar(newest) or 0
+def newest_version(session: Session, variant: str, name: str) -> Adapter | None:
+    """What the stable path of the name shows."""
+    of_name = select(Adapter).filter_by(variant=variant, name=name)
+    return session.scalars(of_name.order_by(Adapter.version.desc()).limit(1)).first()

@@ -70,7 +70,11 @@ class AdapterStore:
         fresh = stable.with_name(f".{name}.{adapter_id}")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(Path("..") / ".store" / adapter_id, target_is_directory=True)
-        fresh.replace(stable)
+        try:
+            fresh.replace(stable)
+        except OSError:  # a folder of the user's own has this name
+            fresh.unlink()
+            raise
         return stable
 
 

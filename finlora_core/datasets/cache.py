@@ -5,14 +5,14 @@ from pathlib import Path
 from finlora_core.datasets.check import DatasetFacts, check_dataset
 from finlora_core.errors import InvalidDataset
 
-_Identity = tuple[Path, int, int, int]
+_Identity = tuple[int, int, int]
 
 
 class DatasetChecker:
     """Checks a file the first time and whenever its size, inode or time has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[_Identity, DatasetFacts] = {}
+        self._known: dict[Path, tuple[_Identity, DatasetFacts]] = {}
 
     def facts(self, path: Path, *, shown_as: str) -> DatasetFacts:
         """Raises `InvalidDataset`, as `check_dataset` does."""
@@ -20,11 +20,11 @@ class DatasetChecker:
             identity = _identity(path)
         except OSError as error:
             raise InvalidDataset(f"{shown_as} cannot be read: {error.strerror}") from error
-        if identity not in self._known:
-            self._known[identity] = check_dataset(path, shown_as=shown_as)
-        return self._known[identity]
+        if path not in self._known or self._known[path][0] != identity:
+            self._known[path] = identity, check_dataset(path, shown_as=shown_as)
+        return self._known[path][1]
 
 
 def _identity(path: Path) -> _Identity:
     stat = path.stat()
-    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -13,6 +13,9 @@ from finlora_core.errors import InvalidDataset
 FIELDS = ("context", "target")
 """FinLoRA's form of a row; other keys are allowed and ignored."""
 
+MIN_ROWS = 2
+"""One to train on, one to validate on."""
+
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """FinLoRA's longest rows are about 30 KB; this only stops a file without line breaks."""
 
@@ -42,8 +45,11 @@ def check_dataset(path: Path, *, shown_as: str) -> DatasetFacts:
                     rows += 1
     except OSError as error:
         raise InvalidDataset(f"{shown_as} cannot be read: {error.strerror}") from error
-    if rows == 0:
-        raise InvalidDataset(f"{shown_as} has no rows; write one JSON object a line")
+    if rows < MIN_ROWS:
+        raise InvalidDataset(
+            f"{shown_as} has {rows} rows, at least {MIN_ROWS} are needed; "
+            "write one JSON object a line"
+        )
     return DatasetFacts(rows, digest.hexdigest())
 
 

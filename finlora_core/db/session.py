@@ -14,6 +14,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 POOL = {"pool_size": 5, "max_overflow": 35}
 """Room for each of the 40 threads that FastAPI runs endpoints on; most are closed after use."""
 
+PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
+"""For a server that has gone without a word: seconds, seconds, milliseconds."""
+
 _READ_ONLY = "finlora_read_only"
 
 
@@ -42,7 +45,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A consistent view for reading; takes no write lock."""
+        """For reading; takes no write lock."""
         with self._reader.begin() as session:
             yield session
 
@@ -64,7 +67,7 @@ def now(session: Session) -> datetime:
 
 def _postgresql(url: URL) -> Engine:
     psycopg = url.set(drivername="postgresql+psycopg")
-    return create_engine(psycopg, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **POOL)
+    return create_engine(psycopg, pool_pre_ping=True, connect_args=PATIENCE, **POOL)
 
 
 def _sqlite(url: URL) -> Engine:

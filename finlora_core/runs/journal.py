@@ -14,6 +14,9 @@ from sqlalchemy.orm import Session
 
 from finlora_core.db.models import LogChunk, MetricPoint
 
+MAX_CHUNKS = 1000
+"""Pieces of a log that one reading takes at most."""
+
 
 class Progress(BaseModel):
     """How far the training of a run is."""
@@ -75,8 +78,9 @@ def read_log(session: Session, run_id: str, *, offset: int, limit: int) -> tuple
     """Up to `limit` characters of the log from `offset` on, and the offset to go on from."""
     chunks = session.scalars(
         select(LogChunk)
-        .where(LogChunk.run_id == run_id, LogChunk.end > offset, LogChunk.start < offset + limit)
+        .where(LogChunk.run_id == run_id, LogChunk.end > offset)
         .order_by(LogChunk.start)
+        .limit(MAX_CHUNKS)
     ).all()
     if not chunks:
         return "", offset
@@ -86,7 +90,10 @@ def read_log(session: Session, run_id: str, *, offset: int, limit: int) -> tuple
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def _log_end(session: Session, run_id: str) -> int:

@@ -1,6 +1,8 @@
 """Reading runs: one, a page of them, how many wait before one."""
 
-from sqlalchemy import func, select, tuple_
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Adapter, Run
@@ -32,15 +34,19 @@ def list_runs(
     return page(session, select(Run).filter_by(**filters), Run, cursor, limit)
 
 
-def queue_position(session: Session, run: Run) -> int | None:
-    """0 for the run that is claimed next; None for one that does not wait."""
-    if run.status is not RunStatus.QUEUED:
-        return None
-    ahead = tuple_(Run.queued_at, Run.id) < tuple_(run.queued_at, run.id)
-    return session.scalar(
-        select(func.count()).select_from(Run).where(Run.status == RunStatus.QUEUED, ahead)
-    )
+def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
+    """By id, of those that wait: 0 for the run that is claimed next."""
+    waiting = [run.id for run in runs if run.status is RunStatus.QUEUED]
+    if not waiting:
+        return {}
+    place = (func.row_number().over(order_by=(Run.queued_at, Run.id)) - 1).label("place")
+    queue = select(Run.id, place).where(Run.status == RunStatus.QUEUED).subquery()
+    rows = session.execute(select(queue).where(queue.c.id.in_(waiting)))
+    return {row.id: row.place for row in rows}
 
 
-def adapter_id_of(session: Session, run_id: str) -> str | None:
-    return session.scalar(select(Adapter.id).where(Adapter.run_id == run_id))
+def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
+    """What each run has published, by the run's id."""
+    of_runs = Adapter.run_id.in_([run.id for run in runs])
+    rows = session.execute(select(Adapter.run_id, Adapter.id).where(of_runs))
+    return {row.run_id: row.id for row in rows}

@@ -1,4 +1,4 @@
-"""An API over a real SQLite database, with a queue that is a list."""
+"""An API over a real database of each kind, with a queue that is a list."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -36,18 +36,18 @@ def dataset(settings: Settings) -> Path:
 
 @pytest.fixture
 def client(
-    settings: Settings, sqlite: Database, queue: ListQueue, store: AdapterStore, dataset: Path
+    settings: Settings, database: Database, queue: ListQueue, store: AdapterStore, dataset: Path
 ) -> Iterator[TestClient]:
-    app = create_app(settings=settings, database=sqlite, queue=queue, store=store)
+    app = create_app(settings=settings, database=database, queue=queue, store=store)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
-def adapter(sqlite: Database, store: AdapterStore, tmp_path: Path) -> Adapter:
+def adapter(database: Database, store: AdapterStore, tmp_path: Path) -> Adapter:
     """A published adapter with a run that has succeeded."""
     write_adapter(tmp_path / "output")
-    with sqlite.transaction() as session:
+    with database.transaction() as session:
         lifecycle.create_run(
             session, make_config(), name="sentiment", dataset=FACTS, now=now(session)
         )

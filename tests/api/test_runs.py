@@ -1,5 +1,6 @@
 """POST /runs and everything below /runs/{id}."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from finlora_core.db.session import Database, now
 from finlora_core.runs import journal, lifecycle
@@ -46,11 +48,11 @@ def test_a_posted_run_is_stored_and_offered(client: TestClient, queue: ListQueue
 
 
 def test_a_run_is_accepted_while_the_broker_is_down(
-    client: TestClient, queue: ListQueue, sqlite: Database
+    client: TestClient, queue: ListQueue, database: Database
 ) -> None:
     queue.up = False
     run = post(client)
-    with sqlite.reading() as session:
+    with database.reading() as session:
         due = lifecycle.unoffered(session, before=now(session) - timedelta(hours=1))
     assert due == [run["id"]]
 
@@ -185,19 +187,19 @@ def test_cancelling_a_queued_run_ends_it_and_again_is_the_same(client: TestClien
     assert second.json() == first.json()
 
 
-def test_cancelling_a_running_run_shows_the_wish(client: TestClient, sqlite: Database) -> None:
+def test_cancelling_a_running_run_shows_the_wish(client: TestClient, database: Database) -> None:
     run = post(client)
-    claim(sqlite)
+    claim(database)
     seen = client.post(f"/runs/{run['id']}/cancel").json()
     assert (seen["status"], seen["phase"]) == ("running", "preparing")
     assert seen["cancel_requested"] is True
 
 
-def test_an_ended_run_cannot_be_cancelled(client: TestClient, sqlite: Database) -> None:
+def test_an_ended_run_cannot_be_cancelled(client: TestClient, database: Database) -> None:
     run = post(client)
-    lease = claim(sqlite)
+    lease = claim(database)
     failure = Failure(code="cuda_out_of_memory", hint="Halve batch_size.", log_tail="boom")
-    with sqlite.transaction() as session:
+    with database.transaction() as session:
         end = AttemptEnd(end=End.FAILED, failure=failure)
         lifecycle.finish(session, lease, end, now=now(session))
     response = client.post(f"/runs/{run['id']}/cancel")
@@ -211,12 +213,12 @@ def test_an_ended_run_cannot_be_cancelled(client: TestClient, sqlite: Database) 
 
 
 def test_progress_metrics_and_log_are_shown_while_a_run_trains(
-    client: TestClient, sqlite: Database
+    client: TestClient, database: Database
 ) -> None:
     run = post(client)
-    lease = claim(sqlite)
+    lease = claim(database)
     progress = {"step": 2, "max_steps": 8, "percent": 25.0, "loss": 0.5, "eta_seconds": 12.0}
-    with sqlite.transaction() as session:
+    with database.transaction() as session:
         lifecycle.enter_phase(session, lease, Phase.TRAINING, now=now(session))
         lifecycle.renew(
             session, lease, now=now(session), ttl=timedelta(minutes=2), progress=progress
@@ -235,25 +237,58 @@ def test_progress_metrics_and_log_are_shown_while_a_run_trains(
 
 
 def test_the_yaml_is_a_preview_until_a_worker_has_rendered_it(
-    client: TestClient, sqlite: Database
+    client: TestClient, database: Database
 ) -> None:
     run = post(client, quant_bits=4)
     preview = client.get(f"/runs/{run['id']}/config.yaml").text
     assert preview.startswith("# Preview")
     assert yaml.safe_load(preview)["adapter"] == "qlora"
-    lease = claim(sqlite)
-    with sqlite.transaction() as session:
+    lease = claim(database)
+    with database.transaction() as session:
         lifecycle.record_yaml(session, lease, "seed: 1\n", now=now(session))
     assert client.get(f"/runs/{run['id']}/config.yaml").text == "seed: 1\n"
 
 
-def test_without_its_database_the_api_says_so_and_stores_nothing(
-    client: TestClient, sqlite: Database
-) -> None:
-    with sqlite.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE runs RENAME TO away"))
+@pytest.fixture
+def away(client: TestClient) -> Iterator[None]:
+    """The database refuses every connection."""
+    url = make_url("postgresql://nobody@127.0.0.1:9/finlora")
+    unreachable = Database.connect(url)
+    client.app.state.database = unreachable  # type: ignore[attr-defined]
+    yield
+    unreachable.close()
+
+
+@pytest.mark.usefixtures("away")
+def test_without_its_database_the_api_says_so_and_stores_nothing(client: TestClient) -> None:
     response = client.post("/runs", json=CONFIG)
     assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
     assert response.headers["retry-after"]
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["database"]) == (503, "unreachable")
+
+
+def test_a_run_that_is_stored_is_answered_201_whatever_fails_afterwards(
+    client: TestClient, queue: ListQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("away"))
+
+    queue.up = False
+    monkeypatch.setattr(lifecycle, "mark_unoffered", away)
+    assert client.post("/runs", json=CONFIG).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/runs/%00", "/runs?name=%00", "/runs?cursor=MjAyNi0wMS0wMVQwMDowMDowMCswMDowMHwA",
+     "/adapters/%00", "/adapters?run_id=%00"],
+)  # fmt: skip
+def test_a_nul_is_no_server_error(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code in (200, 404, 422)
+
+
+def test_the_largest_offset_is_no_server_error(client: TestClient) -> None:
+    run = post(client)
+    response = client.get(f"/runs/{run['id']}/logs", params={"offset": 2**31 - 1})
+    assert (response.status_code, response.text) == (200, "")

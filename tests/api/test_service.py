@@ -48,7 +48,13 @@ def test_swagger_ui_asks_nothing_of_any_other_host(client: TestClient) -> None:
 def test_every_route_has_an_operation_id_a_tag_and_a_description(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     operations = [op for path in document["paths"].values() for op in path.values()]
-    assert "HTTPValidationError" not in document["components"]["schemas"]
+    schemas = document["components"]["schemas"]
+    assert {"Problem", "KeyIssue"} <= set(schemas)
+    assert "HTTPValidationError" not in schemas
+    for operation in operations:
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and operation["operationId"] != "get_readiness":
+                assert list(answer["content"]) == ["application/problem+json"]
     ids = [operation["operationId"] for operation in operations]
     assert len(set(ids)) == len(ids)
     for operation in operations:

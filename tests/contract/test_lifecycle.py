@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from finlora_core.db.models import Run
+from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
 from finlora_core.runs import lifecycle, queries
@@ -279,9 +279,43 @@ def test_the_database_refuses_a_row_that_contradicts_itself(
         connection.execute(statement, {**values, "id": run_id})
 
 
-def test_the_clock_is_the_databases(database: Database) -> None:
+def test_the_clock_is_the_databases_however_wrong_the_workers_is(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Wrong":
+            return cls(1999, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("finlora_core.db.session.datetime", Wrong)
     with database.transaction() as session:
-        first, second = now(session), now(session)
-    assert first.tzinfo is not None
-    assert first <= second
-    assert get(database, create(database)).created_at == NOON
+        years = {"postgresql": datetime.now(UTC).year, "sqlite": 1999}
+        assert now(session).year == years[database.engine.dialect.name]
+
+
+def test_times_are_utc_whatever_zone_the_database_speaks_in(database: Database) -> None:
+    run_id = create(database)
+    with database.reading() as session:
+        if database.engine.dialect.name == "postgresql":
+            session.execute(text("SET TIME ZONE 'Asia/Kolkata'"))
+        created_at = queries.get_run(session, run_id).created_at
+    assert created_at.isoformat() == "2026-01-01T12:00:00+00:00"
+
+
+def test_two_runs_of_one_name_cannot_become_the_same_version(database: Database) -> None:
+    """The one that comes second is refused, and tried again as the next version."""
+    for turn in range(2):
+        lease = claimed(database)
+        finish(database, lease, COMPLETED)
+        with database.transaction() as session:
+            run = queries.get_run(session, lease.run_id)
+            session.add(
+                Adapter(
+                    id=lease.run_id, run_id=run.id, name="n", variant="v", version=1,
+                    base_model="b", sha256="s", files=[], created_at=NOON,
+                )
+            )  # fmt: skip
+            if turn == 1:
+                with pytest.raises(IntegrityError):
+                    session.flush()
+                session.rollback()

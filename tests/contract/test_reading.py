@@ -100,7 +100,7 @@ def test_the_queue_position_counts_the_runs_ahead(database: Database) -> None:
     ids = [create(database, second=second) for second in range(3)]
     with database.reading() as session:
         runs = [queries.get_run(session, run_id) for run_id in ids]
-        assert [queries.queue_position(session, run) for run in runs] == [0, 1, 2]
+        assert queries.queue_positions(session, runs[1:]) == {ids[1]: 1, ids[2]: 2}
 
 
 def test_a_log_is_read_back_whole_from_any_offset(database: Database) -> None:
@@ -162,4 +162,17 @@ def test_a_run_that_the_broker_missed_is_offered_once_it_is_back(
     queue.up = True
     reconcile(database, queue, settings)
     reconcile(database, queue, settings)
+    assert queue.offered == [run_id]
+
+
+def test_reconciling_takes_a_run_back_from_a_silent_worker(
+    database: Database, settings: Settings
+) -> None:
+    run_id = create(database)
+    with database.transaction() as session:  # long ago: the lease has expired since
+        lifecycle.claim_next(session, owner="w", now=NOON, ttl=timedelta(minutes=2))
+    queue = ListQueue()
+    reconcile(database, queue, settings)
+    with database.reading() as session:
+        assert queries.get_run(session, run_id).status is RunStatus.QUEUED
     assert queue.offered == [run_id]

@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
     return _file(tmp_path / "root" / "x.jsonl").parent
 
 
-def _file(path: Path, content: bytes = ROW) -> Path:
+def _file(path: Path, content: bytes = ROW * 2) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -170,7 +170,7 @@ def test_utf_16_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\r\n  \n\t\n"])
 def test_a_dataset_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InvalidDataset, match=r"^x\.jsonl has no rows"):
+    with pytest.raises(InvalidDataset, match=r"^x\.jsonl has 0 rows"):
         check_dataset(_file(tmp_path / "x.jsonl", content), shown_as="x.jsonl")
 
 
@@ -203,7 +203,7 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
     before = _times(file)
     checker = DatasetChecker()
     facts = checker.facts(file, shown_as="x")
-    file.write_bytes(b"?" * len(ROW))  # would be refused, were it read
+    file.write_bytes(b"?" * len(ROW * 2))  # would be refused, were it read
     os.utime(file, ns=before)
     assert checker.facts(file, shown_as="x") == facts
 
@@ -213,7 +213,7 @@ def test_a_file_with_another_time_is_read_again(tmp_path: Path) -> None:
     atime, mtime = _times(file)
     checker = DatasetChecker()
     checker.facts(file, shown_as="x")
-    file.write_bytes(b"?" * len(ROW))
+    file.write_bytes(b"?" * len(ROW * 2))
     os.utime(file, ns=(atime, mtime + 1))
     with pytest.raises(InvalidDataset):
         checker.facts(file, shown_as="x")
@@ -224,9 +224,9 @@ def test_a_file_with_another_size_is_read_again(tmp_path: Path) -> None:
     before = _times(file)
     checker = DatasetChecker()
     checker.facts(file, shown_as="x")
-    file.write_bytes(ROW * 2)
+    file.write_bytes(ROW * 3)
     os.utime(file, ns=before)
-    assert checker.facts(file, shown_as="x").rows == 2
+    assert checker.facts(file, shown_as="x").rows == 3
 
 
 def test_a_file_put_in_anothers_place_is_read(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_file_put_in_anothers_place_is_read(tmp_path: Path) -> None:
     before = _times(file)
     checker = DatasetChecker()
     checker.facts(file, shown_as="x")
-    _file(tmp_path / "new.jsonl", b"?" * len(ROW)).replace(file)
+    _file(tmp_path / "new.jsonl", b"?" * len(ROW * 2)).replace(file)
     os.utime(file, ns=before)
     with pytest.raises(InvalidDataset):
         checker.facts(file, shown_as="x")
@@ -246,5 +246,10 @@ def test_a_bad_file_is_refused_each_time_until_it_is_mended(tmp_path: Path) -> N
     for shown_as in ("x", "../x"):
         with pytest.raises(InvalidDataset, match=f"^{shown_as}, line 1"):
             checker.facts(file, shown_as=shown_as)
-    file.write_bytes(ROW)
-    assert checker.facts(file, shown_as="x").rows == 1
+    file.write_bytes(ROW * 2)
+    assert checker.facts(file, shown_as="x").rows == 2
+
+
+def test_one_row_is_too_few_to_train_and_validate_on(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDataset, match="has 1 rows, at least 2 are needed"):
+        check_dataset(_file(tmp_path / "x.jsonl", ROW), shown_as="x")

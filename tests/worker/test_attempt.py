@@ -1,13 +1,16 @@
 """From a claimed run to its end, whatever the trainer does."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
 from finlora_core.adapters.store import AdapterStore
@@ -48,6 +51,40 @@ class _StealingStore(AdapterStore):
         folder = super().publish(adapter_id, staged)
         with self._database.transaction() as session:
             session.execute(update(Run).values(lease_token="another", attempt=2))
+        return folder
+
+
+class _Unreliable(Database):
+    """A database that goes away on demand."""
+
+    away = False
+    refusals = 0
+    """Transactions that fail before they have done anything."""
+    lost_answers = 0
+    """Transactions that are committed and then fail."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        if self.away or self.refusals > 0:
+            self.refusals -= 1
+            raise OperationalError("BEGIN", {}, Exception("away"))
+        with super().transaction() as session:
+            yield session
+        if self.lost_answers > 0:
+            self.lost_answers -= 1
+            raise OperationalError("COMMIT", {}, Exception("the answer was lost"))
+
+
+class _BreakingStore(AdapterStore):
+    """Does something to the database once the files have appeared."""
+
+    def __init__(self, settings: Settings, then: Callable[[], None]) -> None:
+        super().__init__(settings.adapters)
+        self._then = then
+
+    def publish(self, adapter_id: str, staged: Path) -> Path:
+        folder = super().publish(adapter_id, staged)
+        self._then()
         return folder
 
 
@@ -300,6 +337,7 @@ def test_nonsense_from_the_trainer_costs_only_the_nonsense(
     metric(step="one", loss=1.0)
     metric(step=2, loss=float("nan"), note="x")
     metric(step=3, loss=0.25, bad=float("inf"))
+    metric(step=4, loss=10**400)
     progress(step="x")
     """
     work_until_idle(bench_with(nonsense.replace("    ", "") + GOOD))
@@ -321,3 +359,72 @@ def test_a_folder_that_cannot_be_made_fails_the_run_at_once(
     run = seen()
     assert (run.status, run.error_code) == (RunStatus.FAILED, "worker_error")
     assert "NotADirectoryError" in (run.error_hint or "")
+
+
+def test_the_end_of_a_long_log_is_kept(
+    bench_with: BenchWith, run_id: str, sqlite: Database
+) -> None:
+    chatty = "sys.stdout.write(('y' * 99 + '\\n') * 9000)"
+    work_until_idle(bench_with(chatty + "\nsys.stdout.write('THE REASON')\nsys.exit(1)"))
+    with sqlite.reading() as session:
+        text, end = journal.read_log(session, run_id, offset=0, limit=10_000_000)
+    assert end > 900_000
+    assert text.endswith("THE REASON")
+
+
+def test_a_worker_that_cannot_reach_the_database_stops_its_training(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    database = _Unreliable(sqlite.engine)
+    bench = bench_with(FOREVER)
+    hasty = bench.settings.model_copy(update={"fence_seconds": 0.5})
+    bench = replace(bench, database=database, settings=hasty)
+    thread = threading.Thread(target=run_attempt, args=[bench, claim(bench)])
+    thread.start()
+    assert eventually(lambda: seen().progress is not None)
+    database.away = True
+    thread.join(20)
+    assert not thread.is_alive()
+    assert seen().status is RunStatus.RUNNING  # the lease decides, once it is over
+
+
+def test_a_short_outage_at_the_end_costs_nothing(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    database = _Unreliable(sqlite.engine)
+
+    def go_away() -> None:
+        database.refusals = 3
+
+    store = _BreakingStore(settings, go_away)
+    work_until_idle(replace(bench_with(GOOD), database=database, store=store))
+    assert (seen().status, seen().attempt) == (RunStatus.SUCCEEDED, 1)
+
+
+def test_a_commit_whose_answer_is_lost_keeps_the_adapter_and_links_it(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    database = _Unreliable(sqlite.engine)
+    bench = bench_with(GOOD)
+    quiet = bench.settings.model_copy(update={"heartbeat_seconds": 15})
+
+    def lose_answers() -> None:
+        database.lost_answers = 2  # of the last heartbeat, and of finishing
+
+    store = _BreakingStore(settings, lose_answers)
+    work_until_idle(replace(bench, database=database, store=store, settings=quiet))
+    assert seen().status is RunStatus.SUCCEEDED
+    assert (settings.adapters / "fp16_r8" / "sentiment" / "adapter_model.safetensors").is_file()
+
+
+def test_a_folder_in_the_place_of_the_stable_path_costs_only_the_link(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
+) -> None:
+    theirs = settings.adapters / "fp16_r8" / "sentiment" / "adapter_model.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("a user's own")
+    work_until_idle(bench_with(GOOD))
+    assert seen().status is RunStatus.SUCCEEDED
+    assert adapter_of(sqlite, run_id) is not None
+    assert theirs.read_text() == "a user's own"
+    assert [path.name for path in theirs.parent.parent.iterdir()] == ["sentiment"]
