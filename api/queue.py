@@ -6,7 +6,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from finlora_core.queue import CELERY_SETTINGS, WAKE, BestEffortQueue, RunQueue, celery_backlog
+from finlora_core.queue import CELERY_SETTINGS, WAKE, Backlog, BestEffortQueue, RunQueue
 
 REFUSALS = (OperationalError, RedisError, OSError)
 PING_SECONDS = 0.5
@@ -23,13 +23,19 @@ class CeleryQueue(BestEffortQueue):
     def __init__(self, broker_url: str) -> None:
         self._celery = Celery("finlora-api", broker=broker_url)
         self._celery.conf.update(CELERY_SETTINGS)
-        super().__init__(self._send, lambda: celery_backlog(self._celery), REFUSALS)
+        self.backlog = Backlog(broker_url)
+        super().__init__(self._send_wake, self.backlog, REFUSALS)
 
     def count_workers(self) -> int | None:
         try:
+            self.backlog()
             return len(self._celery.control.ping(timeout=PING_SECONDS))
         except REFUSALS:
             return None
 
-    def _send(self, run_id: str) -> None:
+    def close(self) -> None:
+        self._celery.close()
+        self.backlog.close()
+
+    def _send_wake(self, run_id: str) -> None:
         self._celery.send_task(WAKE, args=[run_id], retry=False, ignore_result=True)

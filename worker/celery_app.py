@@ -14,7 +14,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from finlora_core.queue import CELERY_SETTINGS, WAKE, BestEffortQueue, celery_backlog
+from finlora_core.queue import CELERY_SETTINGS, WAKE, Backlog, BestEffortQueue
 from finlora_core.runs.reconcile import Reconciler
 from finlora_core.settings import Settings, load_settings
 from worker.attempt import work_until_idle
@@ -49,7 +49,7 @@ class TrainingWorker:
     def begin(self, **_: Any) -> None:
         """Look at the table at once: messages from before the start may be lost."""
         queue = BestEffortQueue(
-            self._send, lambda: celery_backlog(self._app), (OperationalError, RedisError, OSError)
+            self._send, Backlog(self._settings.broker), (OperationalError, RedisError, OSError)
         )
         self._reconciler = Reconciler(self.bench.database, queue, self._settings)
         self._reconciler.start()
