@@ -109,8 +109,7 @@ def _publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
 
 
 def _enter(bench: Bench, attempt: Attempt, phase: Phase) -> None:
-    with bench.database.transaction() as session:
-        lifecycle.enter_phase(session, attempt.lease, phase, now=now(session))
+    bench.tell(lambda session, at: lifecycle.enter_phase(session, attempt.lease, phase, now=at))
 
 
 def _finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]) -> RunStatus:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from finlora_core.datasets.check import check_dataset
 from finlora_core.datasets.locate import locate_dataset
-from finlora_core.db.session import now
 from finlora_core.errors import DatasetNotFound, InvalidDataset
 from finlora_core.runs import lifecycle
 from finlora_core.runs.config import RunConfig
@@ -50,8 +49,7 @@ def prepare(bench: Bench, attempt: Attempt, heartbeat: Heartbeat) -> None:
     given = TrainingInput(str(model), str(dataset), attempt.dataset_rows)
     yaml = to_yaml(render(attempt.config, given, attempt.files, bench.hardware))
     attempt.files.config.write_text(yaml)
-    with bench.database.transaction() as session:
-        lifecycle.record_yaml(session, attempt.lease, yaml, now=now(session))
+    bench.tell(lambda session, at: lifecycle.record_yaml(session, attempt.lease, yaml, now=at))
 
 
 def failed(code: FailureCode, *, log: str = "", detail: str = "") -> AttemptEnded:

@@ -1,7 +1,7 @@
 """From a claimed run to its end, whatever the trainer does."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -386,6 +386,23 @@ def test_a_worker_that_cannot_reach_the_database_stops_its_training(
     thread.join(20)
     assert not thread.is_alive()
     assert seen().status is RunStatus.RUNNING  # the lease decides, once it is over
+
+
+def test_an_outage_between_two_phases_is_not_worth_a_training(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    database = _Unreliable(sqlite.engine)
+    bench = bench_with(GOOD)
+
+    def go_away_and_train(files: AttemptFiles) -> Sequence[str]:
+        database.refusals = 1  # of the word that publishing has begun
+        return bench.train_command(files)
+
+    quiet = bench.settings.model_copy(update={"heartbeat_seconds": 15})
+    away = replace(bench, database=database, settings=quiet, train_command=go_away_and_train)
+    work_until_idle(away)
+    assert database.refusals == 0
+    assert (seen().status, seen().attempt) == (RunStatus.SUCCEEDED, 1)
 
 
 def test_a_short_outage_at_the_end_costs_nothing(
