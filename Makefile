@@ -31,8 +31,10 @@ format: setup ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 constraints: setup ## write the installed versions to constraints.txt
-	@{ sed -n '/^#/p' constraints.txt; VIRTUAL_ENV=.venv $(BIN)/uv pip freeze --exclude-editable \
-	  | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt
+	@{ grep '^#' constraints.txt; \
+	   { grep -E '^(nvidia|cuda)-' constraints.txt | grep -v '^nvidia-ml-py='; \
+	     VIRTUAL_ENV=.venv $(BIN)/uv pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
+	   | LC_ALL=C sort -fu; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## remove .venv and the caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from demo.progress import reporting, run_words
 from finlora_core.client import Client
 from finlora_core.errors import FinLoRAError
 from finlora_core.settings import Settings, load_settings
-from finlora_core.stack import running_stack
+from finlora_core.stack import free_port, running_stack
 
 HERE = Path(__file__).parent
 HOME = Path(".finlora") / "demo"
@@ -54,7 +53,7 @@ class Demo:
             if name.startswith("FINLORA_") and name != "FINLORA_DEVICE":
                 del os.environ[name]
         shutil.rmtree(HOME, ignore_errors=True)
-        settings = load_settings(home=HOME, port=_free_port(), dataset_roots=str(HERE / "data"))
+        settings = load_settings(home=HOME, port=free_port(), dataset_roots=str(HERE / "data"))
         base = settings.models[0] / BASE_MODEL
         with self._stage("base model"):
             self._make_base(base)
@@ -126,13 +125,6 @@ def _accuracy(base: Path, adapter: Path | None = None) -> float:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     accuracy: float = json.loads(done.stdout.splitlines()[-1])["accuracy"]
     return accuracy
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:

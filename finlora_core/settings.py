@@ -190,10 +190,11 @@ class Settings(BaseSettings):
     @property
     def broker(self) -> str:
         """The URL to connect to, its password included: never log it."""
-        url = make_url(self.broker_url or f"redis+socket://{self.redis_socket}")
+        url = self.broker_url or f"redis+socket://{self.redis_socket}"
         if self.broker_password is None:
-            return self.broker_url or f"redis+socket://{self.redis_socket}"
-        return _with_password(url, self.broker_password).render_as_string(hide_password=False)
+            return url
+        known = _with_password(make_url(url), self.broker_password)
+        return known.render_as_string(hide_password=False)
 
     def environment(self) -> Mapping[str, str]:
         """The same settings as variables for a child process, its paths absolute."""

@@ -57,7 +57,7 @@ class Heartbeat:
     settings: Settings
     cancel_requested: bool = False
     lease_lost: bool = False
-    _log_left: bool = True
+    _found_more: bool = True
     _last_beat: float = field(default_factory=boottime)
     _closing: threading.Event = field(default_factory=threading.Event)
 
@@ -73,8 +73,8 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._thread.join()
-        # a log that ends in many lines at once takes several beats to store
-        while self._try_beat() and self._log_left:
+        # a trainer that ends with many lines at once takes several beats to store
+        while self._try_beat() and self._found_more:
             pass
 
     @property
@@ -101,7 +101,7 @@ class Heartbeat:
             journal.append_log(session, self.lease.run_id, redact(log))
         self._metrics.commit()
         self._log.commit()
-        self._log_left = bool(log)
+        self._found_more = bool(points or log)
         self._last_beat = started
         self.cancel_requested = wish
 

@@ -14,9 +14,6 @@ from sqlalchemy.orm import Session
 
 from finlora_core.db.models import LogChunk, MetricPoint
 
-MAX_CHUNKS = 1000
-"""Pieces of a log that one reading takes at most."""
-
 
 class Progress(BaseModel):
     """How far the training of a run is."""
@@ -78,9 +75,8 @@ def read_log(session: Session, run_id: str, *, offset: int, limit: int) -> tuple
     """Up to `limit` characters of the log from `offset` on, and the offset to go on from."""
     chunks = session.scalars(
         select(LogChunk)
-        .where(LogChunk.run_id == run_id, LogChunk.end > offset)
+        .where(LogChunk.run_id == run_id, LogChunk.end > offset, LogChunk.start - offset < limit)
         .order_by(LogChunk.start)
-        .limit(MAX_CHUNKS)
     ).all()
     if not chunks:
         return "", offset

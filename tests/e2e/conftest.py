@@ -1,7 +1,6 @@
 """One embedded stack for the whole folder: real Redis, API, Celery worker and Axolotl."""
 
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,10 @@ import pytest
 
 from finlora_core.client import Client
 from finlora_core.settings import Settings, load_settings
-from finlora_core.stack import Stack, running_stack
+from finlora_core.stack import Stack, free_port, running_stack
 from tests.support import BASE_MODEL, eventually
 
 Train = Callable[..., dict[str, Any]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def stack_settings(home: Path, data: Path, models: Path, **settings: Any) -> Settings:

@@ -40,20 +40,6 @@ def adapter_of(database: Database, run_id: str) -> Adapter | None:
             return None
 
 
-class _StealingStore(AdapterStore):
-    """Somebody else takes the run over at the worst moment: the files have just appeared."""
-
-    def __init__(self, settings: Settings, database: Database) -> None:
-        super().__init__(settings.adapters)
-        self._database = database
-
-    def publish(self, adapter_id: str, staged: Path) -> Path:
-        folder = super().publish(adapter_id, staged)
-        with self._database.transaction() as session:
-            session.execute(update(Run).values(lease_token="another", attempt=2))
-        return folder
-
-
 class _Unreliable(Database):
     """A database that goes away on demand."""
 
@@ -285,8 +271,12 @@ def test_a_worker_that_loses_its_lease_while_publishing_leaves_no_files(
     bench = bench_with(GOOD)
     lease = claim(bench)
     assert lease is not None
-    stealing = replace(bench, store=_StealingStore(settings, sqlite))
-    run_attempt(stealing, lease)
+
+    def somebody_takes_over() -> None:
+        with sqlite.transaction() as session:
+            session.execute(update(Run).values(lease_token="another", attempt=2))
+
+    run_attempt(replace(bench, store=_BreakingStore(settings, somebody_takes_over)), lease)
     assert seen().lease_token == "another"
     assert adapter_of(sqlite, run_id) is None
     assert published_folders(settings) == []
