@@ -19,6 +19,9 @@ from finlora_core.errors import InvalidSettings
 
 SECRETS_DIR = Path("/run/secrets")
 
+KILL_MARGIN = 5.0
+"""Seconds that clearing a killed training's processes away may take, beyond the grace."""
+
 PathList = Annotated[tuple[Path, ...], NoDecode]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -61,6 +64,11 @@ class Settings(BaseSettings):
         description="Folders, separated by ':', that dataset_path may point into. A FinLoRA "
         "checkout works as one. Default: datasets/ in the home.",
     )
+    runs_dir: Path | None = Field(
+        None,
+        description="Where attempts and checkpoints lie. Default: runs/ in the home. Shared by "
+        "several hosts, it lets one go on from another's checkpoints.",
+    )
     models_dirs: PathList = Field(
         (),
         description="Folders, separated by ':', searched for <org>/<model> before the hub. "
@@ -84,8 +92,11 @@ class Settings(BaseSettings):
     fence_seconds: Seconds = Field(
         90, description="A worker that cannot reach the database this long stops its training."
     )
+    lease_grace_seconds: Seconds = Field(
+        15, description="How long past its end a lease is left alone before the run is taken back."
+    )
     stop_grace_seconds: Seconds = Field(
-        10, description="How long a training process may take to stop before it is killed."
+        5, description="How long a training process may take to stop before it is killed."
     )
     reconcile_seconds: Seconds = Field(
         10, description="How often lost workers and unoffered runs are looked for."
@@ -93,8 +104,34 @@ class Settings(BaseSettings):
     reoffer_seconds: Seconds = Field(
         60, description="A run still queued after this long is offered to the workers again."
     )
+    drain_seconds: Seconds = Field(
+        60,
+        description="How long a worker that shuts down waits for its training to save a "
+        "checkpoint; then it goes back to the one before.",
+    )
+    checkpoint_seconds: Seconds = Field(
+        600, description="How much training a lost worker may cost: a checkpoint this often."
+    )
+    stall_seconds: Seconds = Field(
+        1800, description="A training without a step for this long is stopped and tried again."
+    )
+    retry_backoff_seconds: Seconds = Field(
+        30,
+        description="How long the second retry without progress waits; each further one waits "
+        "twice as long and this again. The first waits for nothing.",
+    )
+    sweep_grace_seconds: Seconds = Field(
+        3600, description="How old files that nothing owns must be before they are removed."
+    )
+    keep_checkpoints_seconds: Seconds = Field(
+        7 * 86400,
+        description="How long the checkpoints of a failed or cancelled run are kept for a retry.",
+    )
     max_crashes: int = Field(
-        3, ge=1, description="How often a run may lose its worker before it fails."
+        3,
+        ge=1,
+        description="How often a run may crash before it fails; a new checkpoint starts the "
+        "count again."
     )
     min_free_disk_mib: int = Field(
         1024, ge=0, description="Below this much free space no training is started."
@@ -117,11 +154,12 @@ class Settings(BaseSettings):
                 f"heartbeat_seconds {self.heartbeat_seconds:g} must stay below fence_seconds "
                 f"{self.fence_seconds:g}, or every training would be stopped"
             )
-        needed = self.fence_seconds + self.stop_grace_seconds
+        needed = self.fence_seconds + self.stop_grace_seconds + KILL_MARGIN
         if needed >= self.lease_seconds:
             raise ValueError(
                 f"fence_seconds {self.fence_seconds:g} + stop_grace_seconds "
-                f"{self.stop_grace_seconds:g} = {needed:g} must stay below lease_seconds "
+                f"{self.stop_grace_seconds:g} + {KILL_MARGIN:g} to kill what ignores it = "
+                f"{needed:g} must stay below lease_seconds "
                 f"{self.lease_seconds:g}, or two workers could train one run"
             )
         return self
@@ -167,7 +205,7 @@ class Settings(BaseSettings):
 
     @property
     def runs(self) -> Path:
-        return self.home_dir / "runs"
+        return (self.runs_dir or self.home_dir / "runs").expanduser().resolve()
 
     @property
     def datasets(self) -> tuple[Path, ...]:
@@ -199,7 +237,7 @@ class Settings(BaseSettings):
     def environment(self) -> Mapping[str, str]:
         """The same settings as variables for a child process, its paths absolute."""
         values = dict(self)
-        values |= {"home": self.home_dir, "adapters_dir": self.adapters}
+        values |= {"home": self.home_dir, "adapters_dir": self.adapters, "runs_dir": self.runs}
         values |= {"dataset_roots": self.datasets, "models_dirs": self.models}
         return {
             f"FINLORA_{name.upper()}": _as_text(value)

@@ -1,88 +1,9 @@
-"""The Celery application: `celery -A worker.celery_app worker`.
-
-Messages are wake-ups and nothing more: the database knows the work, so a lost message
-costs nothing and a repeated one changes nothing. Hence early acknowledgement, no result
-backend, no retries and no time limits. Training runs in processes of its own, so one
-thread is all the pool there is (docs/decisions/0002-one-thread-per-worker.md).
-"""
+"""What Celery runs: `celery -A worker.celery_app worker`."""
 
 import logging
-from typing import Any
 
-from celery import Celery
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
-
-from finlora_core.queue import CELERY_SETTINGS, WAKE, Backlog, BestEffortQueue
-from finlora_core.runs.reconcile import Reconciler
-from finlora_core.settings import Settings, load_settings
-from worker.attempt import work_until_idle
-from worker.bench import Bench
-
-OWN_SETTINGS: dict[str, Any] = {
-    "worker_pool": "threads",
-    "worker_concurrency": 1,
-    "worker_disable_prefetch": True,  # prefetch_multiplier=1 still hoards one message
-    "worker_hijack_root_logger": False,
-    "worker_send_task_events": False,
-    "broker_connection_retry_on_startup": True,
-    "broker_connection_max_retries": None,  # wait for the broker however long it is away
-}
-
-
-class TrainingWorker:
-    """Ties Celery's signals to the bench and the reconciler."""
-
-    def __init__(self, app: Celery, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-        self._bench: Bench | None = None
-        self._reconciler: Reconciler | None = None
-
-    @property
-    def bench(self) -> Bench:
-        if self._bench is None:
-            self._bench = Bench.build(self._settings)
-        return self._bench
-
-    def begin(self, **_: Any) -> None:
-        """Look at the table at once: messages from before the start may be lost."""
-        queue = BestEffortQueue(
-            self._send, Backlog(self._settings.broker), (OperationalError, RedisError, OSError)
-        )
-        self._reconciler = Reconciler(self.bench.database, queue, self._settings)
-        self._reconciler.start()
-        queue.offer("start")
-
-    def drain(self, **_: Any) -> None:
-        """TERM or Ctrl-C: stop the training, give the run back, then leave."""
-        self.bench.draining.set()
-
-    def end(self, **_: Any) -> None:
-        if self._reconciler is not None:
-            self._reconciler.stop()
-        self.bench.database.close()
-
-    def _send(self, run_id: str) -> None:
-        self._app.send_task(WAKE, args=[run_id], retry=False)
-
-
-def create_worker(settings: Settings) -> Celery:
-    app = Celery("finlora", broker=settings.broker)
-    app.conf.update(CELERY_SETTINGS, **OWN_SETTINGS)
-    worker = TrainingWorker(app, settings)
-
-    @app.task(name=WAKE)  # type: ignore[untyped-decorator]
-    def wake(run_id: str) -> None:
-        """`run_id` is for the log: whichever run has waited longest is claimed."""
-        work_until_idle(worker.bench)
-
-    worker_ready.connect(worker.begin, weak=False)
-    worker_shutting_down.connect(worker.drain, weak=False)
-    worker_shutdown.connect(worker.end, weak=False)
-    return app
-
+from finlora_core.settings import load_settings
+from worker.main import create_worker
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 app = create_worker(load_settings())

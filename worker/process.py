@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from finlora_core.settings import KILL_MARGIN
+
 GUARD = Path(__file__).with_name("guard.py")
-GUARD_MARGIN = 5.0
-"""Seconds the guard may take, beyond the grace, to clear the tree away."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class GuardedProcess:
         """TERM to the whole tree, KILL after the grace; returns when it is gone."""
         self._close_pipe()
         try:
-            self.guard.wait(self.grace + GUARD_MARGIN)
+            self.guard.wait(self.grace + KILL_MARGIN)
         except subprocess.TimeoutExpired:
             self.guard.kill()  # the trainer follows: it is to die with its parent
             self.guard.wait()

@@ -1,4 +1,11 @@
-"""The folder of one attempt: the only place a training process writes to."""
+"""Where a run's files lie on the worker that trains it.
+
+    runs/run_…/
+      lock                                  held while a process of the run lives on this host
+      attempt-2/                            the only place that attempt's processes write to
+      checkpoints/attempt-1/checkpoint-120/ judged whole by the supervisor, and marked
+      set_aside/…                           checkpoints that did not load
+"""
 
 import shutil
 from dataclasses import dataclass
@@ -9,6 +16,35 @@ ATTEMPT_DIR = "FINLORA_ATTEMPT_DIR"
 
 
 @dataclass(frozen=True)
+class RunFiles:
+    """What outlives an attempt."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, runs: Path, run_id: str) -> "RunFiles":
+        return cls(runs / run_id)
+
+    @property
+    def lock(self) -> Path:
+        """Locked by every process of an attempt: two attempts cannot overlap on one host."""
+        return self.root / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Whole checkpoints, one folder an attempt. Only the supervisor writes here."""
+        return self.root / "checkpoints"
+
+    @property
+    def set_aside(self) -> Path:
+        """Checkpoints that were marked whole and yet did not load."""
+        return self.root / "set_aside"
+
+    def attempt(self, number: int) -> "AttemptFiles":
+        return AttemptFiles(self.root / f"attempt-{number}")
+
+
+@dataclass(frozen=True)
 class AttemptFiles:
     """Each attempt has its own folder, so that a lost one cannot spoil its successor."""
 
@@ -16,7 +52,7 @@ class AttemptFiles:
 
     @classmethod
     def of(cls, runs: Path, run_id: str, attempt: int) -> "AttemptFiles":
-        return cls(runs / run_id / f"attempt-{attempt}")
+        return RunFiles.of(runs, run_id).attempt(attempt)
 
     @property
     def config(self) -> Path:
@@ -47,6 +83,21 @@ class AttemptFiles:
     def completed(self) -> Path:
         """Written last of all, after Axolotl has saved the adapter."""
         return self.root / "completed.json"
+
+    @property
+    def saved(self) -> Path:
+        """One JSON object a line: the step of each checkpoint the trainer has finished saving."""
+        return self.root / "saved.jsonl"
+
+    @property
+    def stop_requested(self) -> Path:
+        """Made by the supervisor: save a checkpoint at the next step boundary, and stop."""
+        return self.root / "stop_requested"
+
+    @property
+    def stopped(self) -> Path:
+        """The plugin's answer to it, written last of all: the step that was saved."""
+        return self.root / "stopped.json"
 
     @property
     def cwd(self) -> Path:
