@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format constraints clean
+.PHONY: help setup demo test chaos bench-cancel check format constraints clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 setup: ## make .venv with everything, at the pinned versions
 	@scripts/setup-env
@@ -19,6 +19,16 @@ test: ## every check and test, with real training on the CPU (about 8 minutes)
 	@scripts/setup-env
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
+
+KILLS ?= 100
+SEED ?= 1
+DB ?= sqlite
+
+chaos: setup ## kill everything at random and count what is lost: KILLS=100 SEED=1 DB=sqlite|postgres
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED) --db $(DB)
+
+bench-cancel: setup ## how long a cancelled training's processes live (about 5 minutes)
+	@$(BIN)/python -m benchmarks.cancel
 
 check: setup ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .

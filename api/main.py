@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -12,7 +13,8 @@ from api.routers import adapters, health, runs
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.db.session import Database
-from finlora_core.runs.reconcile import Reconciler
+from finlora_core.runs.reconcile import Reconciler, reconcile
+from finlora_core.runs.sweep import Sweeper
 from finlora_core.settings import Settings
 
 DESCRIPTION = """\
@@ -31,7 +33,11 @@ def create_app(
 ) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reconciler = Reconciler(database, queue, settings)
+        duties = (
+            partial(reconcile, database, queue, settings),
+            Sweeper(database, store, settings),
+        )
+        reconciler = Reconciler(duties, every=settings.reconcile_seconds)
         reconciler.start()
         yield
         reconciler.stop()

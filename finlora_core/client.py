@@ -48,6 +48,19 @@ class Client:
     def cancel_run(self, run_id: str) -> dict[str, Any]:
         return self._json("POST", f"/runs/{run_id}/cancel")
 
+    def pause_run(self, run_id: str) -> dict[str, Any]:
+        return self._json("POST", f"/runs/{run_id}/pause")
+
+    def resume_run(self, run_id: str) -> dict[str, Any]:
+        return self._json("POST", f"/runs/{run_id}/resume")
+
+    def retry_run(self, run_id: str) -> dict[str, Any]:
+        return self._json("POST", f"/runs/{run_id}/retry")
+
+    def list_attempts(self, run_id: str) -> list[dict[str, Any]]:
+        attempts: list[dict[str, Any]] = self._json("GET", f"/runs/{run_id}/attempts")["data"]
+        return attempts
+
     def get_adapter(self, adapter_id: str) -> dict[str, Any]:
         return self._json("GET", f"/adapters/{adapter_id}")
 

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         3,
         ge=1,
         description="How often a run may crash before it fails; a new checkpoint starts the "
-        "count again."
+        "count again.",
     )
     min_free_disk_mib: int = Field(
         1024, ge=0, description="Below this much free space no training is started."

@@ -113,6 +113,7 @@ def settings(tmp_path: Path) -> Settings:
         lease_seconds=30,
         fence_seconds=20,
         stop_grace_seconds=1,
+        drain_seconds=2,
         min_free_disk_mib=0,
     )
 

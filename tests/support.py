@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from finlora_core.datasets.check import DatasetFacts
 from finlora_core.runs.config import RunConfig
+from finlora_core.runs.outcome import RetryPolicy
 
+POLICY = RetryPolicy(max_crashes=3, backoff=30)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FACTS = DatasetFacts(rows=2, sha256="d" * 64)
 BASE_MODEL = "finlora/tiny-llama"
@@ -28,22 +27,6 @@ def write_dataset(path: Path, rows: int = 2) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def write_adapter(folder: Path, *, rank: int = 8, fill: float = 0.5) -> None:
-    """What Axolotl leaves behind for a run config with defaults, in the small."""
-    folder.mkdir(parents=True, exist_ok=True)
-    layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    weights = {
-        f"{layer}.lora_A.weight": np.full((rank, 64), fill, np.float32),
-        f"{layer}.lora_B.weight": np.full((64, rank), fill, np.float32),
-    }
-    save_file(weights, folder / "adapter_model.safetensors")
-    peft = {"peft_type": "LORA", "r": rank, "lora_alpha": 16}
-    peft |= {"use_dora": False, "use_rslora": False, "base_model_name_or_path": "/somewhere"}
-    (folder / "adapter_config.json").write_text(json.dumps(peft))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "optimizer.pt").write_bytes(b"a pickle")
 
 
 def eventually(is_true: Callable[[], bool], *, seconds: float = 20) -> bool:

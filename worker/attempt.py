@@ -2,161 +2,120 @@
 
 import errno
 import logging
-import time
+import math
 from collections.abc import Sequence
 from datetime import timedelta
-from tempfile import TemporaryDirectory
 
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
-
-from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import File
 from finlora_core.db.session import now
-from finlora_core.errors import LeaseLost, NotFound
+from finlora_core.errors import LeaseLost
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.config import RunConfig
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.status import Phase, RunStatus
-from finlora_core.training.diagnose import FailureCode, diagnose
-from finlora_core.training.files import AttemptFiles
+from finlora_core.settings import KILL_MARGIN
+from finlora_core.training.diagnose import FailureCode
+from finlora_core.training.files import RunFiles
+from worker import survivors
 from worker.bench import Bench
-from worker.environment import trainer_environment
-from worker.prepare import Attempt, failed, prepare
-from worker.process import GuardedProcess
+from worker.facts import Attempt
+from worker.finish import discard_unlisted, finish
+from worker.heartbeat import Heartbeat
+from worker.locks import Busy, hold
+from worker.prepare import failed, prepare
 from worker.publish import publish
-from worker.supervise import AttemptEnded, Heartbeat, boottime, supervise
-from worker.tail import read_json
+from worker.supervise import AttemptEnded, Watch
+from worker.train import train
 
 logger = logging.getLogger(__name__)
-
-LOG_TAIL_BYTES = 64 * 1024
 
 
 def work_until_idle(bench: Bench) -> None:
     """Train run after run until none can be claimed or the worker is shutting down."""
-    while not bench.draining.is_set() and (lease := claim(bench)) is not None:
+    while not bench.draining.is_set() and _has_gpu(bench) and (lease := claim(bench)) is not None:
         try:
             run_attempt(bench, lease)
         except Exception:  # the next run must not wait for what went wrong with this one
             logger.exception("run %s: attempt %d was given up", lease.run_id, lease.attempt)
 
 
+def _has_gpu(bench: Bench) -> bool:
+    """Whether no other worker of this host, nor what one left behind, trains on our GPU."""
+    if bench.gpu_lock is None:
+        return True
+    try:
+        with hold(bench.gpu_lock):
+            return True
+    except Busy as busy:
+        logger.warning("no run is claimed, the GPU is in use: %s", busy)
+        return False
+
+
 def claim(bench: Bench) -> Lease | None:
     with bench.database.transaction() as session:
         ttl = timedelta(seconds=bench.settings.lease_seconds)
-        return lifecycle.claim_next(session, owner=bench.owner, now=now(session), ttl=ttl)
+        return lifecycle.claim_next(session, worker=bench.owner, now=now(session), ttl=ttl)
 
 
 def run_attempt(bench: Bench, lease: Lease) -> None:
     """From a claimed run to its end: succeeded, failed, cancelled, or queued again."""
     logger.info("run %s: attempt %d", lease.run_id, lease.attempt)
     attempt = _load(bench, lease)
-    files: Sequence[File] = ()
     try:
-        with Heartbeat(bench.database, lease, attempt.files, bench.settings) as heartbeat:
-            try:
-                prepare(bench, attempt, heartbeat)
-                train(bench, attempt, heartbeat)
-                files = _publish(bench, attempt)
-                end = AttemptEnd(end=End.COMPLETED)
-            except AttemptEnded as early:
-                end = early.end
-            except Exception as error:
-                end = _unexpected(error)
-        status = _finish(bench, attempt, end, files)
+        status = _attempt(bench, attempt)
     except LeaseLost as error:
         logger.warning("run %s: %s", lease.run_id, error)
-        _discard_unlisted(bench, lease)
+        discard_unlisted(bench, lease)
         return
     finally:
         attempt.files.discard_scratch()
+    if status is RunStatus.SUCCEEDED:
+        attempt.run_files.discard_checkpoints()
     logger.info("run %s: %s", lease.run_id, status)
 
 
-def train(bench: Bench, attempt: Attempt, heartbeat: Heartbeat) -> None:
-    """Axolotl under the guard. Success is the completion marker, not exit code 0 alone."""
-    _enter(bench, attempt, Phase.TRAINING)
-    with TemporaryDirectory(prefix="finlora-", ignore_cleanup_errors=True) as temporary:
-        process = GuardedProcess.start(
-            bench.train_command(attempt.files),
-            log=attempt.files.log,
-            cwd=attempt.files.cwd,
-            env=trainer_environment(attempt.files, temporary),
-            grace=bench.settings.stop_grace_seconds,
-            silence=bench.settings.fence_seconds,
-        )
-        code = supervise(process, heartbeat, bench.draining.is_set)
-    refused = read_json(attempt.files.failure)
-    log = _log_tail(attempt.files)
-    if refused is not None:
-        raise failed(FailureCode(refused["code"]), log=log, detail=refused.get("detail", ""))
-    if code != 0 or not attempt.files.completed.is_file():
-        raise AttemptEnded(AttemptEnd(end=End.FAILED, failure=diagnose(code, log)))
+def _attempt(bench: Bench, attempt: Attempt) -> RunStatus:
+    """Raises `LeaseLost`."""
+    files: Sequence[File] = ()
+    with Heartbeat(bench.database, attempt.lease, attempt.files, bench.settings) as heartbeat:
+        watch = Watch(heartbeat, bench.settings, bench.draining.is_set, attempt.seconds_left)
+        try:
+            # of an earlier attempt: its lease is over, and nobody else may be left to end it
+            survivors.end(attempt.run_files.root, seconds=KILL_MARGIN)
+            given = prepare(bench, attempt, watch)
+            _enter(bench, attempt, Phase.TRAINING)
+            train(bench, attempt, given, watch)
+            _enter(bench, attempt, Phase.PUBLISHING)
+            files = publish(bench, attempt)
+            end = AttemptEnd(end=End.COMPLETED)
+        except AttemptEnded as early:
+            end = early.end
+        except Exception as error:
+            end = _unexpected(error)
+    return finish(bench, attempt, end, files)
 
 
 def _load(bench: Bench, lease: Lease) -> Attempt:
     with bench.database.reading() as session:
         run = queries.get_run(session, lease.run_id)
-        files = AttemptFiles.of(bench.settings.runs, run.id, lease.attempt)
-        config = RunConfig.model_validate(run.config)
-        return Attempt(lease, run.name, config, run.dataset_sha256, run.dataset_rows, files)
-
-
-def _publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
-    _enter(bench, attempt, Phase.PUBLISHING)
-    return publish(bench, attempt)
+        limit, spent = run.time_limit_seconds, queries.seconds_trained(session, run.id)
+        return Attempt(
+            lease=lease,
+            name=run.name,
+            config=RunConfig.model_validate(run.config),
+            dataset_sha256=run.dataset_sha256,
+            dataset_rows=run.dataset_rows,
+            seconds_left=math.inf if limit is None else limit - spent,
+            run_files=RunFiles.of(bench.settings.runs, run.id),
+            ancestors=[
+                RunFiles.of(bench.settings.runs, id) for id in queries.ancestors(session, run)
+            ],
+        )
 
 
 def _enter(bench: Bench, attempt: Attempt, phase: Phase) -> None:
     bench.tell(lambda session, at: lifecycle.enter_phase(session, attempt.lease, phase, now=at))
-
-
-def _finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]) -> RunStatus:
-    """One transaction: the run's status and, with it, the adapter's row. Then the link."""
-    deadline = boottime() + bench.settings.fence_seconds
-    while True:
-        try:
-            status = _try_finish(bench, attempt, end, files)
-            break
-        except (OperationalError, IntegrityError):
-            # the database is away, or another run has just taken the version's number
-            if boottime() > deadline:
-                raise LeaseLost("the database did not come back in time") from None
-            time.sleep(1)
-    if status is RunStatus.SUCCEEDED:
-        _link_newest(bench, attempt.config.variant, attempt.name)
-    return status
-
-
-def _link_newest(bench: Bench, variant: str, name: str) -> None:
-    """The run has succeeded by now: a link that cannot be made is only said."""
-    linked: str | None = None
-    try:
-        # again when another version has landed meanwhile: its link may have come before ours
-        while (newest := _newest(bench, variant, name)) is not None and newest != linked:
-            bench.store.link(variant, name, newest)
-            linked = newest
-    except (OSError, SQLAlchemyError) as error:
-        logger.warning("lora_adaptors/%s/%s was not linked: %s", variant, name, error)
-
-
-def _newest(bench: Bench, variant: str, name: str) -> str | None:
-    with bench.database.reading() as session:
-        newest = registry.newest_version(session, variant, name)
-        return newest.id if newest else None
-
-
-def _try_finish(
-    bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]
-) -> RunStatus:
-    with bench.database.transaction() as session:
-        status = lifecycle.finish(session, attempt.lease, end, now=now(session))
-        if status is RunStatus.SUCCEEDED:
-            run = queries.get_run(session, attempt.lease.run_id)
-            id = registry.adapter_id(run.id, attempt.lease.attempt)
-            registry.add_adapter(session, run, id, files)
-    return status
 
 
 def _unexpected(error: Exception) -> AttemptEnd:
@@ -166,21 +125,3 @@ def _unexpected(error: Exception) -> AttemptEnd:
         return failed(FailureCode.DISK_FULL).end
     logger.exception("the worker failed")
     return failed(FailureCode.WORKER_ERROR, detail=f"{type(error).__name__}: {error}").end
-
-
-def _discard_unlisted(bench: Bench, lease: Lease) -> None:
-    """Files without a row go; a commit whose answer was lost has made a row, and they stay."""
-    id = registry.adapter_id(lease.run_id, lease.attempt)
-    with bench.database.reading() as session:
-        try:
-            adapter = registry.get_adapter(session, id)
-        except NotFound:
-            bench.store.discard(id)
-            return
-    _link_newest(bench, adapter.variant, adapter.name)
-
-
-def _log_tail(files: AttemptFiles) -> str:
-    with files.log.open("rb") as log:
-        log.seek(max(0, files.log.stat().st_size - LOG_TAIL_BYTES))
-        return log.read().decode(errors="replace")

@@ -1,7 +1,7 @@
-"""Runs inside the training process: metrics, progress, checks, the completion marker.
+"""Runs inside the training process: metrics, progress, checks, checkpoints, the end's marker.
 
-Axolotl loads it by name from the YAML. It finds the attempt's folder in
-FINLORA_ATTEMPT_DIR, the one thing the worker tells the process beside the YAML.
+Axolotl loads it by name from the YAML. Beside the YAML the worker tells the process only
+the attempt's folder (FINLORA_ATTEMPT_DIR) and how often to save (FINLORA_CHECKPOINT_SECONDS).
 A plugin that fails to import is only logged by Axolotl; then the marker is missing,
 and the worker takes that for a failure.
 """
@@ -26,6 +26,7 @@ from transformers import (
     set_seed,
 )
 
+from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
 
@@ -39,6 +40,8 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         super().__init__()
         self._files = AttemptFiles(Path(os.environ[ATTEMPT_DIR]))
         self._facts: dict[str, Any] = {}
+        every = float(os.environ.get(CHECKPOINT_SECONDS, "inf"))
+        self._checkpoints = Checkpoints(self._files, every)
 
     def pre_model_load(self, cfg: Any) -> None:
         # Axolotl seeds after the adapter's weights are made, so runs would not repeat
@@ -68,11 +71,18 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
                     FailureCode.TOKENIZER_MISMATCH, f"at the row that starts {text[:60]!r}"
                 )
         trainer.args.logging_nan_inf_filter = False  # it would log NaN as a loss of 0
+        # the supervisor takes checkpoints away: the trainer's own rotation would fall over a
+        # folder that vanishes while it looks
+        trainer.args.save_total_limit = None
         trainer.add_callback(Reporter(self._files, self._facts))
+        trainer.add_callback(self._checkpoints)
 
     def post_train_unload(self, cfg: Any) -> None:
         """Called last, after the adapter has been saved."""
-        write_json(self._files.completed, self._facts)
+        if self._checkpoints.stopped_at is None:
+            write_json(self._files.completed, self._facts)
+        else:
+            write_json(self._files.stopped, {"step": self._checkpoints.stopped_at})
 
     def _refuse(self, code: FailureCode, detail: str) -> None:
         write_json(self._files.failure, {"code": code.value, "detail": detail})
@@ -94,6 +104,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._started = time.monotonic()
         self._first_step = state.global_step
+        for point in state.log_history:  # of the attempts before
+            self._latest |= {key: value for key, value in point.items() if key != "step"}
         self._write_progress(state)
 
     def on_step_end(
@@ -111,14 +123,17 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        numbers = {key: finite(value) for key, value in (logs or {}).items()}
+        if "train_loss" in (logs or {}) and state.global_step < state.max_steps:
+            return  # stopped early: the summary comes with the end
+        logs = for_the_whole_run(logs or {}, state, self._first_step)
+        numbers = {key: finite(value) for key, value in logs.items()}
         values = {key: number for key, number in numbers.items() if number is not None}
         self._latest.update(values)
         point = {**values, "step": state.global_step}
         with self._files.metrics.open("a") as file:
             file.write(json.dumps(point) + "\n")
         self._write_progress(state)
-        if "loss" in (logs or {}) and "loss" not in values:
+        if "loss" in logs and "loss" not in values:
             write_json(self._files.failure, {"code": FailureCode.LOSS_NOT_FINITE.value})
             raise SystemExit(f"the loss is not finite at step {state.global_step}")
 
@@ -143,6 +158,66 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
                 "eta_seconds": None if pace is None else round(pace * left, 1),
             },
         )
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Saves when it is time, says what is saved, and stops when the supervisor asks."""
+
+    def __init__(self, files: AttemptFiles, seconds: float) -> None:
+        self._files = files
+        self._seconds = seconds
+        self._last_save = time.monotonic()
+        self.stopped_at: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._last_save = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            return  # the end, which saves anyway
+        if time.monotonic() - self._last_save >= self._seconds:
+            control.should_save = True
+        if self._files.stop_requested.exists():
+            self._stop(state, control)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._last_save = time.monotonic()
+        with self._files.saved.open("a") as file:
+            file.write(json.dumps({"step": state.global_step}) + "\n")
+
+    def _stop(self, state: TrainerState, control: TrainerControl) -> None:
+        """Whoever waits for it waits for no evaluation: going on begins with one."""
+        control.should_save = control.should_log = control.should_training_stop = True
+        control.should_evaluate = False
+        self.stopped_at = state.global_step
+
+
+def for_the_whole_run(
+    logs: dict[str, float], state: TrainerState, first_step: int
+) -> dict[str, float]:
+    """The summary of a resumed training, for which the trainer divides what it has seen of
+    the losses and of the time by all of the run's steps."""
+    if not first_step or "train_loss" not in logs:
+        return logs
+    share = (state.global_step - first_step) / state.global_step
+    paces = {key: value * share for key, value in logs.items() if key.endswith("_per_second")}
+    return {**logs, **paces, "train_loss": mean_loss(state.log_history)}
+
+
+def mean_loss(history: list[dict[str, float]]) -> float:
+    """Of all steps up to the last one logged; each point stands for those since the one before."""
+    total, seen = 0.0, 0.0
+    for point in history:
+        if "loss" in point:
+            total += point["loss"] * (point["step"] - seen)
+            seen = point["step"]
+    return total / max(1.0, seen)
 
 
 def finite(value: Any) -> float | None:

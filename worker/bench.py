@@ -1,22 +1,25 @@
 """What a worker works with, built once at its start and passed inward."""
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database, now
+from finlora_core.errors import InvalidSettings
+from finlora_core.runs import workers
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
 from finlora_core.training.files import AttemptFiles
-from worker.hardware import detect
+from worker.hardware import detect, gpu_lock_name
+from worker.host import ProcessId
 from worker.trainer import axolotl_command
 
 logger = logging.getLogger(__name__)
@@ -29,10 +32,39 @@ class Bench:
     store: AdapterStore
     hardware: Hardware
     owner: str
-    """Host and process, for people who wonder who holds a run."""
+    """Host and process (`worker.host.ProcessId`): who holds a run, and whether it is dead."""
+    gpu_lock: Path | None = None
+    """Held by whatever trains on this worker's GPU; a CPU has none."""
+    host: str = ""
+    """One a machine: containers on it have the same."""
     train_command: Callable[[AttemptFiles], Sequence[str]] = axolotl_command
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to shut down: stop training, give the run back."""
+
+    def join(self) -> None:
+        """Raises `InvalidSettings` when SQLite would have workers on two hosts."""
+        with self.database.transaction() as session:
+            others = workers.elsewhere(session, self.host, since=self._alive_since(session))
+        if others and self.database.engine.dialect.name == "sqlite":
+            raise InvalidSettings(
+                f"the SQLite database is in use by a worker on another host ({others[0]}), and "
+                "SQLite serves one host only; use PostgreSQL (FINLORA_DATABASE_URL), or, if that "
+                f"worker is gone, wait {self.settings.lease_seconds:g} s and start again"
+            )
+        self.check_in()
+
+    def check_in(self) -> None:
+        with self.database.transaction() as session:
+            at, since = now(session), self._alive_since(session)
+            workers.check_in(session, self.owner, self.host, now=at, since=since)
+
+    def leave(self) -> None:
+        with suppress(SQLAlchemyError), self.database.transaction() as session:
+            workers.check_out(session, self.owner)
+        self.database.close()
+
+    def _alive_since(self, session: Session) -> datetime:
+        return now(session) - timedelta(seconds=self.settings.lease_seconds)
 
     def tell(self, write: Callable[[Session, datetime], None]) -> None:
         """Write what is for people only: an outage of the database is not worth a training.
@@ -47,10 +79,14 @@ class Bench:
 
     @classmethod
     def build(cls, settings: Settings) -> "Bench":
+        hardware = detect(settings.device)
+        gpu = gpu_lock_name(hardware)
         return cls(
             settings=settings,
             database=Database.connect(settings.database),
             store=AdapterStore(settings.adapters),
-            hardware=detect(settings.device),
-            owner=f"{socket.gethostname()}:{os.getpid()}",
+            hardware=hardware,
+            gpu_lock=settings.home_dir / "locks" / gpu if gpu else None,
+            owner=str(ProcessId.current()),
+            host=ProcessId.current().boot,
         )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from finlora_core.settings import Settings
+from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
 
 _PASSED_ON = (
@@ -19,15 +20,20 @@ _PASSED_ON = (
 _FETCHING_PASSES_ON = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
-def trainer_environment(files: AttemptFiles, temporary: str) -> Mapping[str, str]:
+def trainer_environment(
+    files: AttemptFiles, temporary: str, *, checkpoint_seconds: float | None = None
+) -> Mapping[str, str]:
     """Offline, without telemetry, every cache inside the attempt's folder.
 
     `temporary` must be short: sockets are made in it, whose paths end at 107 bytes.
+    Without `checkpoint_seconds` the trainer saves only where its YAML says so.
     """
+    every = {} if checkpoint_seconds is None else {CHECKPOINT_SECONDS: str(checkpoint_seconds)}
     return {
         **_base(files),
         "TMPDIR": temporary,
         ATTEMPT_DIR: str(files.root),
+        **every,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",  # progress comes from the plugin; bars would fill the log

@@ -6,10 +6,14 @@ The supervisor holds the other end of the guard's standard input and writes a by
 now and then. When that end closes, be it on purpose, by a crash or by kill -9, or when it
 stays silent too long (a supervisor that is stopped cannot renew its lease), the trainer's
 group gets TERM, then KILL after the grace, and then every process that had escaped into a
-session of its own: as a subreaper the guard inherits those. It exits as the trainer did.
-Standard library only.
+session of its own: as a subreaper the guard inherits those. It exits as the trainer did
+when nothing is left; it dies by a signal when it cannot make sure of that, and then the
+supervisor has to. Standard library only.
 
-    python guard.py GRACE_SECONDS SILENCE_SECONDS COMMAND [ARGUMENT ...]
+    python guard.py GRACE_SECONDS SILENCE_SECONDS FD[,FD...]|"" COMMAND [ARGUMENT ...]
+
+The file descriptors are locks: the trainer inherits them, so that they are free only when
+guard and trainer are gone.
 """
 
 import ctypes
@@ -19,32 +23,52 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
 
 POLL_SECONDS = 0.05
+NOT_STARTED = 127  # as a shell says it
 
 
 def main() -> int:
-    grace, silence, command = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    grace, silence, command = float(sys.argv[1]), float(sys.argv[2]), sys.argv[4:]
+    locks = [int(fd) for fd in sys.argv[3].split(",") if fd]
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    trainer = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        # should the guard itself be killed, at least the trainer goes with it
-        preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
-    )
+    try:
+        trainer = _start(command, locks)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return NOT_STARTED
     heard = _now()
-    while trainer.poll() is None and _now() - heard < silence:
+    while not _has_ended(trainer) and _now() - heard < silence:
         said = _listen()
         if said == b"":
             break
         heard = _now() if said else heard
     _end(trainer, grace)
     return _exit_code(trainer)
+
+
+def _start(command: Sequence[str], locks: Sequence[int]) -> subprocess.Popen[bytes]:
+    guard = os.getpid()
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=locks,
+        preexec_fn=lambda: _die_with(guard),
+    )
+
+
+def _die_with(guard: int) -> None:
+    """Should the guard itself be killed, at least the trainer goes with it."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != guard:  # it was killed just before
+        os._exit(1)
 
 
 def _listen() -> bytes | None:
@@ -58,11 +82,21 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def _has_ended(trainer: subprocess.Popen[bytes]) -> bool:
+    """Fetches on the way the orphans that have ended, which nobody else does."""
+    with suppress(ChildProcessError):
+        while (
+            ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        ) is not None and ended.si_pid != trainer.pid:
+            os.waitpid(ended.si_pid, 0)
+    return trainer.poll() is not None
+
+
 def _end(trainer: subprocess.Popen[bytes], grace: float) -> None:
     deadline = time.monotonic() + grace
-    if trainer.poll() is None:
+    if not _has_ended(trainer):
         _signal_group(trainer.pid, signal.SIGTERM)
-    while trainer.poll() is None and time.monotonic() < deadline:
+    while not _has_ended(trainer) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     _signal_group(trainer.pid, signal.SIGKILL)
     trainer.wait()
@@ -70,14 +104,18 @@ def _end(trainer: subprocess.Popen[bytes], grace: float) -> None:
 
 
 def _kill_orphans() -> None:
-    """Until nothing is left: killing a parent hands its children over to us."""
-    while children := _children():
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in children:
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+    """Until nothing is left: killing a parent hands its children over to us.
+
+    Each with its group, which dies at once even when it forks faster than we look.
+    """
+    with suppress(ChildProcessError):  # the kernel's word that there is no child any more
+        while True:
+            for pid in _children():
+                _signal_group(os.getpgid(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)  # should it have left the group just now
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
 
 
 def _children() -> list[int]:
@@ -101,4 +139,10 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except BaseException:
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(code)

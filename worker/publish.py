@@ -13,7 +13,8 @@ from finlora_core.adapters.registry import adapter_id
 from finlora_core.errors import InvalidAdapter
 from finlora_core.training.diagnose import FailureCode
 from worker.bench import Bench
-from worker.prepare import Attempt, failed
+from worker.facts import Attempt
+from worker.prepare import failed
 from worker.tail import read_json
 
 

@@ -1,37 +1,35 @@
-"""While an attempt works: keep its lease, pass on what it writes, notice who wants it to stop.
+"""Watch one guarded process to its end, and end it when there is a reason to.
 
-The heartbeat runs on a thread and a connection of its own, so that a long download or a
-long copy does not cost the lease. It stops nothing itself: `supervise` does, which alone
-holds the process.
+What is seen goes into a `Look`, what follows from it is a pure decision, and acting on it
+is the loop at the end.
 """
 
 import logging
-import threading
-import time
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Self
+from enum import StrEnum
+from types import MappingProxyType
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from finlora_core.db.session import Database, now
 from finlora_core.errors import LeaseLost
-from finlora_core.redact import redact
-from finlora_core.runs import journal, lifecycle
-from finlora_core.runs.journal import Progress
-from finlora_core.runs.lifecycle import Lease
-from finlora_core.runs.outcome import AttemptEnd, End
+from finlora_core.runs.outcome import AttemptEnd, End, Wish
 from finlora_core.settings import Settings
-from finlora_core.training.files import AttemptFiles
+from finlora_core.training import checkpoints
+from finlora_core.training.checkpoints import Lineage
+from finlora_core.training.diagnose import FailureCode, failure
+from finlora_core.training.files import AttemptFiles, RunFiles
+from worker.heartbeat import Heartbeat, boottime
 from worker.process import GuardedProcess
 from worker.tail import Tail, read_json, read_json_lines
 
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.2
-MAX_LOG_BYTES = 16 * 1024 * 1024
-"""Of one attempt's log, kept in the database; the file on the worker holds all of it."""
+MIB = 1024 * 1024
+
+DISK_RESERVE = 0.25
+"""Of min_free_disk_mib: a training that was let in is stopped when only this share is left,
+while there is still room to write down why."""
 
 
 class AttemptEnded(Exception):
@@ -42,104 +40,191 @@ class AttemptEnded(Exception):
         self.end = end
 
 
-def boottime() -> float:
-    """Seconds, counted also while the machine sleeps: a lease runs out meanwhile too."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+class Reason(StrEnum):
+    """Why a process is stopped, the most urgent first."""
+
+    LEASE_LOST = "lease_lost"
+    CANCEL = "cancel"
+    DISK_FULL = "disk_full"
+    STALLED = "stalled"
+    DRAIN = "drain"
+    PAUSE = "pause"
+    TIME_LIMIT = "time_limit"
+
+    @property
+    def saves_first(self) -> bool:
+        """There is time for a checkpoint at the next step boundary."""
+        return self in (Reason.DRAIN, Reason.PAUSE, Reason.TIME_LIMIT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at a running attempt shows. Durations are in seconds."""
+
+    lease_lost: bool = False
+    wish: Wish | None = None
+    draining: bool = False
+    free_disk_mib: float = float("inf")
+    without_step: float = 0
+    time_left: float = float("inf")
+
+
+def why_stop(look: Look, settings: Settings) -> Reason | None:
+    """The most urgent reason to stop, or None."""
+    reasons = {
+        Reason.LEASE_LOST: look.lease_lost,
+        Reason.CANCEL: look.wish is Wish.CANCEL,
+        Reason.DISK_FULL: look.free_disk_mib < settings.min_free_disk_mib * DISK_RESERVE,
+        Reason.STALLED: look.without_step > settings.stall_seconds,
+        Reason.DRAIN: look.draining,
+        Reason.PAUSE: look.wish is Wish.PAUSE,
+        Reason.TIME_LIMIT: look.time_left <= 0,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _failed(code: FailureCode) -> AttemptEnd:
+    return AttemptEnd(end=End.FAILED, failure=failure(code))
+
+
+_ENDS: Mapping[Reason, AttemptEnd] = MappingProxyType(
+    {
+        Reason.CANCEL: AttemptEnd(end=End.STOPPED),
+        Reason.DISK_FULL: _failed(FailureCode.DISK_FULL),
+        Reason.STALLED: _failed(FailureCode.STALLED),
+        Reason.DRAIN: AttemptEnd(end=End.DRAINED),
+        Reason.PAUSE: AttemptEnd(end=End.STOPPED),
+        Reason.TIME_LIMIT: _failed(FailureCode.TIME_LIMIT_EXCEEDED),
+    }
+)
 
 
 @dataclass
-class Heartbeat:
-    """A context: beats while it is open, and once more when it closes."""
+class Watch:
+    """Looks at an attempt's surroundings: its lease, its disk, the worker, the clock."""
 
-    database: Database
-    lease: Lease
-    files: AttemptFiles
+    heartbeat: Heartbeat
     settings: Settings
-    cancel_requested: bool = False
-    lease_lost: bool = False
-    _found_more: bool = True
-    _last_beat: float = field(default_factory=boottime)
-    _closing: threading.Event = field(default_factory=threading.Event)
+    is_draining: Callable[[], bool]
+    seconds_left: float = float("inf")
+    """Of the run's time limit, when the attempt began."""
+    _began: float = field(default_factory=boottime)
+
+    def look(self, without_step: float = 0) -> Look:
+        return Look(
+            lease_lost=self.heartbeat.is_lost,
+            wish=self.heartbeat.wish,
+            draining=self.is_draining(),
+            free_disk_mib=shutil.disk_usage(self.heartbeat.files.root).free / MIB,
+            without_step=without_step,
+            time_left=self.seconds_left - (boottime() - self._began),
+        )
+
+
+@dataclass
+class Steps:
+    """How far a training is: its newest step, and since when that is its newest."""
+
+    files: AttemptFiles
+    start: int
+    """The step it goes on from."""
+    newest: int = 0
+    since: float = field(default_factory=boottime)
 
     def __post_init__(self) -> None:
-        self._metrics = Tail(self.files.metrics)
-        self._log = Tail(self.files.log)
-        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join()
-        # a trainer that ends with many lines at once takes several beats to store
-        while self._try_beat() and self._found_more:
-            pass
+        self.newest = self.start
 
     @property
-    def must_stop(self) -> bool:
-        """The run is no longer ours, or we have not been able to make sure for too long."""
-        return self.lease_lost or boottime() - self._last_beat > self.settings.fence_seconds
+    def has_moved(self) -> bool:
+        return self.newest > self.start
 
-    def beat(self) -> None:
-        """One short transaction: renew, append what is new, learn of a wish to cancel."""
-        started = boottime()
-        final = self._closing.is_set()
-        points = read_json_lines(self._metrics.read(final=final))
-        log = self._log.read(final=final) if self._log.position < MAX_LOG_BYTES else ""
-        progress = Progress.parse(read_json(self.files.progress))
-        with self.database.transaction() as session:
-            wish = lifecycle.renew(
-                session,
-                self.lease,
-                now=now(session),
-                ttl=timedelta(seconds=self.settings.lease_seconds),
-                progress=progress.model_dump() if progress else None,
-            )
-            journal.append_metrics(session, self.lease.run_id, self.lease.attempt, points)
-            journal.append_log(session, self.lease.run_id, redact(log))
-        self._metrics.commit()
-        self._log.commit()
-        self._found_more = bool(points or log)
-        self._last_beat = started
-        self.cancel_requested = wish
+    def look(self) -> float:
+        """Seconds since the last step."""
+        step = (read_json(self.files.progress) or {}).get("step")
+        if isinstance(step, int) and step > self.newest:
+            self.newest, self.since = step, boottime()
+        return boottime() - self.since
 
-    def _loop(self) -> None:
-        while not self._closing.wait(self.settings.heartbeat_seconds):
-            self._try_beat()
 
-    def _try_beat(self) -> bool:
-        """Whether the beat went through. One that did not leaves it to the fence."""
+@dataclass
+class Keeper:
+    """Takes each checkpoint that the trainer has finished out of its reach."""
+
+    run: RunFiles
+    attempt: int
+    lineage: Lineage
+    heartbeat: Heartbeat
+
+    def __post_init__(self) -> None:
+        self._saved = Tail(self.run.attempt(self.attempt).saved)
+
+    def look(self) -> None:
+        """A disk that refuses costs the checkpoint, not the training; it is tried again."""
         try:
-            self.beat()
-            return True
-        except LeaseLost:
-            self.lease_lost = True
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("no heartbeat: %s", error)
-        except Exception:  # whatever it was: without this thread the run would be lost
-            logger.exception("no heartbeat")
-        return False
+            for saved in read_json_lines(self._saved.read()):
+                self._keep(saved.get("step"))
+        except OSError as error:
+            logger.warning("run %s: a checkpoint cannot be kept yet: %s", self.run.root, error)
+        else:
+            self._saved.commit()
+
+    def _keep(self, step: object) -> None:
+        if isinstance(step, int) and checkpoints.keep(self.run, self.attempt, self.lineage, step):
+            self.heartbeat.checkpoint_step = step
 
 
-def supervise(
-    process: GuardedProcess, heartbeat: Heartbeat, is_draining: Callable[[], bool]
-) -> int:
-    """The exit code of a process that ended by itself.
+def _make_sure(process: GuardedProcess) -> None:
+    """No status says that a run has stopped while a process of it lives: rather keep the lease."""
+    while not process.gone:
+        logger.error("a process of the training cannot be ended; trying on")
+        process.stop()
 
-    Otherwise its whole tree is stopped first. Raises `LeaseLost` when the run is no longer
-    ours, `AttemptEnded` when it was cancelled or the worker is shutting down.
+
+def supervise(process: GuardedProcess, watch: Watch) -> int:
+    """The exit code of a process that ended by itself, its tree gone.
+
+    Otherwise the tree is ended first. Raises `LeaseLost` when the run is no longer ours,
+    `AttemptEnded` when there was another reason to stop.
     """
     while (code := process.wait(WATCH_SECONDS)) is None:
-        if heartbeat.must_stop:
-            process.stop()
-            raise LeaseLost("stopped: the lease is lost, or could not be renewed in time")
-        if heartbeat.cancel_requested:
-            process.stop()
-            raise AttemptEnded(AttemptEnd(end=End.STOPPED))
-        if is_draining():
-            process.stop()
-            raise AttemptEnded(AttemptEnd(end=End.DRAINED))
         process.beat()
+        if reason := why_stop(watch.look(), watch.settings):
+            _stop(process, reason)
+    _make_sure(process)
     return code
+
+
+def supervise_training(process: GuardedProcess, watch: Watch, steps: Steps, keeper: Keeper) -> int:
+    """As `supervise`; but a training also stalls, leaves checkpoints behind, and where there is
+    time for it is asked to save one before it stops."""
+    asked: Reason | None = None
+    asked_at = 0.0
+    try:
+        while (code := process.wait(WATCH_SECONDS)) is None:
+            process.beat()
+            keeper.look()
+            reason = why_stop(watch.look(steps.look()), watch.settings)
+            if reason is None:
+                continue
+            if not (reason.saves_first and steps.has_moved):
+                _stop(process, reason)
+            if reason is not asked:
+                steps.files.stop_requested.touch()
+                asked, asked_at = reason, boottime()
+            if reason is Reason.DRAIN and boottime() - asked_at > watch.settings.drain_seconds:
+                _stop(process, reason)
+        _make_sure(process)
+    finally:
+        keeper.look()
+    if asked and code == 0 and steps.files.stopped.is_file():
+        raise AttemptEnded(_ENDS[asked])
+    return code
+
+
+def _stop(process: GuardedProcess, reason: Reason) -> None:
+    """Ends the whole tree, then says why."""
+    process.stop()
+    if reason is Reason.LEASE_LOST:
+        raise LeaseLost("stopped: the lease is lost, or could not be renewed in time")
+    _make_sure(process)
+    raise AttemptEnded(_ENDS[reason])

@@ -1,4 +1,4 @@
-"""Runs: post a FinLoRA run config, watch it, cancel it."""
+"""Runs: post a FinLoRA run config, watch it, pause, resume, cancel or retry it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,13 +14,19 @@ from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
+from api.queue import WorkerQueue
+from finlora_core.datasets.cache import DatasetChecker
+from finlora_core.datasets.check import DatasetFacts
 from finlora_core.datasets.locate import locate_dataset
 from finlora_core.db.models import Run
-from finlora_core.db.session import now
+from finlora_core.db.session import Database, now
 from finlora_core.runs import journal, lifecycle, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
+from finlora_core.runs.lifecycle import Order
+from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
+from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware, TrainingInput, render, to_yaml
 from finlora_core.training.files import AttemptFiles
 
@@ -61,13 +67,25 @@ class RunError(BaseModel):
 class RunRead(BaseModel):
     id: str
     name: str
+    owner: str = Field(description="Owners take turns for the workers.")
+    parent_id: str | None = Field(description="The run that this one tries again.")
     variant: str = Field(description="The adapter's folder: `8bits_r8_dora`.")
     status: RunStatus
     phase: Phase | None = Field(description="What a running attempt is busy with.")
     cancel_requested: bool = Field(description="A wish; the status changes when training stopped.")
+    pause_requested: bool = Field(description="A wish; the status changes when training stopped.")
+    priority: int
     queue_position: int | None = Field(description="Runs ahead of this one; null unless queued.")
+    not_before: datetime | None = Field(
+        description="When a queued run may be claimed: later than now after crashes."
+    )
     attempt: int = Field(description="How often a worker has started on this run.")
+    crashes: int = Field(description="Attempts that crashed since the newest checkpoint.")
     progress: Progress | None
+    checkpoint_step: int | None = Field(
+        description="Of the newest whole checkpoint: where the next attempt goes on."
+    )
+    time_limit_seconds: float | None
     config: RunConfig
     dataset: Dataset
     created_at: datetime
@@ -80,6 +98,22 @@ class RunRead(BaseModel):
 class RunPage(BaseModel):
     data: list[RunRead]
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page.")
+
+
+class AttemptRead(BaseModel):
+    """One worker's try at a run."""
+
+    number: int
+    worker: str = Field(description="Host, process and boot.")
+    started_at: datetime
+    ended_at: datetime | None
+    resumed_from: int | None = Field(description="The step of the checkpoint it went on from.")
+    end: End | None = Field(description="How it ended; null while it lasts.")
+    error_code: str | None
+
+
+class Attempts(BaseModel):
+    data: list[AttemptRead]
 
 
 class Point(BaseModel):
@@ -105,17 +139,17 @@ def create_run(
     datasets: DatasetsDep,
 ) -> RunRead:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    path = locate_dataset(request.dataset_path, settings.datasets)
-    facts = datasets.facts(path, shown_as=request.dataset_path)
+    facts = _facts(request.dataset_path, settings, datasets)
+    order = Order(
+        name=request.run_name,
+        priority=request.priority,
+        time_limit_seconds=request.time_limit_seconds,
+    )
     with db.transaction() as session:
-        run = lifecycle.create_run(
-            session, request.config, name=request.run_name, dataset=facts, now=now(session)
-        )
+        at = now(session)
+        run = lifecycle.create_run(session, request.config, order, dataset=facts, now=at)
         read = _read(session, run)
-    if not queue.offer(run.id):
-        # the run is stored: should this fail, it is only offered later
-        with suppress(SQLAlchemyError), db.transaction() as session:
-            lifecycle.mark_unoffered(session, run.id)
+    _offer(db, queue, run.id)
     response.headers["Location"] = f"/runs/{run.id}"
     return read
 
@@ -155,6 +189,71 @@ def cancel_run(run_id: RunId, db: DatabaseDep) -> RunRead:
     """Cancel a queued run, or ask a running one to stop. Asking twice is asking once."""
     with db.transaction() as session:
         return _read(session, lifecycle.request_cancel(session, run_id, now=now(session)))
+
+
+@router.post(
+    "/{run_id}/pause",
+    status_code=202,
+    operation_id="pause_run",
+    responses=responses(404, 409),
+)
+def pause_run(run_id: RunId, db: DatabaseDep) -> RunRead:
+    """Pause a queued run, or ask a running one to save a checkpoint and let go of its GPU.
+
+    Asking twice is asking once."""
+    with db.transaction() as session:
+        return _read(session, lifecycle.request_pause(session, run_id, now=now(session)))
+
+
+@router.post(
+    "/{run_id}/resume",
+    status_code=202,
+    operation_id="resume_run",
+    responses=responses(404, 409),
+)
+def resume_run(run_id: RunId, db: DatabaseDep, queue: QueueDep) -> RunRead:
+    """Queue a paused run again; it goes on at the step where it was paused."""
+    with db.transaction() as session:
+        read = _read(session, lifecycle.resume_run(session, run_id, now=now(session)))
+    _offer(db, queue, run_id)
+    return read
+
+
+@router.post(
+    "/{run_id}/retry",
+    status_code=201,
+    operation_id="retry_run",
+    responses=responses(404, 409),
+)
+def retry_run(
+    run_id: RunId,
+    response: Response,
+    settings: SettingsDep,
+    db: DatabaseDep,
+    queue: QueueDep,
+    datasets: DatasetsDep,
+) -> RunRead:
+    """A new run of the same config, for one that failed or was cancelled.
+
+    It goes on from the old run's newest checkpoint, if the dataset is still the same."""
+    with db.reading() as session:
+        written = RunConfig.model_validate(queries.get_run(session, run_id).config).dataset_path
+    facts = _facts(written, settings, datasets)
+    with db.transaction() as session:
+        run = lifecycle.retry_run(session, run_id, dataset=facts, now=now(session))
+        read = _read(session, run)
+    _offer(db, queue, run.id)
+    response.headers["Location"] = f"/runs/{run.id}"
+    return read
+
+
+@router.get("/{run_id}/attempts", operation_id="list_attempts", responses=responses(404))
+def list_attempts(run_id: RunId, db: DatabaseDep) -> Attempts:
+    """Each worker's try at the run: when, where, from which checkpoint, and how it ended."""
+    with db.reading() as session:
+        queries.get_run(session, run_id)
+        rows = queries.list_attempts(session, run_id)
+    return Attempts(data=[AttemptRead.model_validate(row, from_attributes=True) for row in rows])
 
 
 @router.get(
@@ -203,6 +302,18 @@ def get_run_metrics(
     return Points(data=data, next_after=rows[-1].id if rows else after)
 
 
+def _facts(dataset_path: str, settings: Settings, datasets: DatasetChecker) -> DatasetFacts:
+    path = locate_dataset(dataset_path, settings.datasets)
+    return datasets.facts(path, shown_as=dataset_path)
+
+
+def _offer(db: Database, queue: WorkerQueue, run_id: str) -> None:
+    """After the commit: the run is stored, and should all of this fail, only offered later."""
+    if not queue.offer(run_id):
+        with suppress(SQLAlchemyError), db.transaction() as session:
+            lifecycle.mark_unoffered(session, run_id)
+
+
 def _read(session: Session, run: Run) -> RunRead:
     return _read_all(session, [run])[0]
 
@@ -219,13 +330,21 @@ def _show(run: Run, queue_position: int | None, adapter_id: str | None) -> RunRe
     return RunRead(
         id=run.id,
         name=run.name,
+        owner=run.owner,
+        parent_id=run.parent_id,
         variant=run.variant,
         status=run.status,
         phase=run.phase,
         cancel_requested=run.cancel_requested_at is not None,
+        pause_requested=run.pause_requested_at is not None,
+        priority=run.priority,
         queue_position=queue_position,
+        not_before=run.not_before if run.status is RunStatus.QUEUED else None,
         attempt=run.attempt,
+        crashes=run.crashes,
         progress=Progress.model_validate(run.progress) if run.progress else None,
+        checkpoint_step=run.checkpoint_step,
+        time_limit_seconds=run.time_limit_seconds,
         config=config,
         dataset=dataset,
         created_at=run.created_at,

@@ -1,5 +1,6 @@
 """The adapters that exist: add one, list them, find one."""
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy import select
@@ -14,6 +15,12 @@ from finlora_core.errors import NotFound
 def adapter_id(run_id: str, attempt: int) -> str:
     """Known before there is a row: an attempt that comes again to publishing writes elsewhere."""
     return f"adp_{run_id.removeprefix('run_')}_{attempt}"
+
+
+def attempt_of(id: str) -> tuple[str, int] | None:
+    """The run and the attempt whose adapter has this id; None for any other id."""
+    match = re.fullmatch(r"adp_(\w+)_(\d+)", id)
+    return (f"run_{match[1]}", int(match[2])) if match else None
 
 
 def add_adapter(session: Session, run: Run, id: str, files: Sequence[File]) -> Adapter:

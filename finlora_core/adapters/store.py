@@ -11,7 +11,7 @@ either whole or not there. A link is switched by rename too.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from finlora_core.adapters.manifest import PUBLISHED, File
@@ -62,6 +62,11 @@ class AdapterStore:
     def discard(self, adapter_id: str) -> None:
         """Remove a version that no row lists: its attempt lost the run after publishing."""
         shutil.rmtree(self.folder(adapter_id), ignore_errors=True)
+
+    def versions(self) -> Sequence[Path]:
+        """Every folder named after a version, also those that are being written."""
+        places = (self._root / ".store", self._root / ".staging")
+        return [folder for place in places if place.is_dir() for folder in place.iterdir()]
 
     def link(self, variant: str, name: str, adapter_id: str) -> Path:
         """Point the stable path at a version, in one step."""

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from finlora_core.runs.outcome import End, Wish
 from finlora_core.runs.status import Phase, RunStatus
 
 
@@ -39,7 +40,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _words(enum: type[RunStatus] | type[Phase]) -> Enum:
+def _words(enum: type[RunStatus] | type[Phase] | type[End]) -> Enum:
     return Enum(
         enum,
         native_enum=False,
@@ -65,6 +66,7 @@ class Base(DeclarativeBase):
         list[dict[str, Any]]: JSON,
         RunStatus: _words(RunStatus),
         Phase: _words(Phase),
+        End: _words(End),
     }
 
 
@@ -86,8 +88,13 @@ class Run(Base):
         CheckConstraint(
             "(lease_expires_at IS NOT NULL) = (status = 'running')", name="lease_expires_at"
         ),
+        CheckConstraint(
+            "pause_requested_at IS NULL OR status = 'running'", name="pause_requested_at"
+        ),
         Index(
             "ix_runs_claim",
+            "owner",
+            "priority",
             "queued_at",
             "id",
             sqlite_where=text("status = 'queued'"),
@@ -96,14 +103,19 @@ class Run(Base):
         Index(
             "ix_runs_lease",
             "lease_expires_at",
-            sqlite_where=text("status = 'running'"),
-            postgresql_where=text("status = 'running'"),
+            sqlite_where=text("lease_expires_at IS NOT NULL"),
+            postgresql_where=text("lease_expires_at IS NOT NULL"),
         ),
+        Index("ix_runs_turn", "owner", "started_at"),
         Index("ix_runs_page", "created_at", "id"),
         Index("ix_runs_status_page", "status", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    """Who takes turns with whom for the workers (`runs.turns`)."""
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    """The run that this one tries again, from its checkpoints."""
     name: Mapped[str]
     variant: Mapped[str]
     base_model: Mapped[str]
@@ -111,20 +123,31 @@ class Run(Base):
     config_sha256: Mapped[str]
     dataset_rows: Mapped[int]
     dataset_sha256: Mapped[str]
+    priority: Mapped[int] = mapped_column(default=0)
+    """Among its owner's runs: higher goes first."""
+    time_limit_seconds: Mapped[float | None]
+    """Of all attempts together."""
 
     status: Mapped[RunStatus] = mapped_column(default=RunStatus.QUEUED)
     """Written by `runs.lifecycle` and by nothing else."""
     phase: Mapped[Phase | None]
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]
+    """Its place in the line. A run that comes back from a worker keeps it."""
+    not_before: Mapped[datetime]
+    """When it may be claimed: later than `queued_at` after crashes."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
     offered_at: Mapped[datetime | None]
     """When the broker last took a message about this run."""
 
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
+    """In a row: a new checkpoint sets it back to 0."""
+    checkpoint_step: Mapped[int | None]
+    """Of the newest whole checkpoint."""
     lease_owner: Mapped[str | None]
     lease_token: Mapped[str | None]
     """A worker that no longer holds it can write nothing."""
@@ -137,6 +160,52 @@ class Run(Base):
     error_code: Mapped[str | None]
     error_hint: Mapped[str | None] = mapped_column(Text)
     error_log: Mapped[str | None] = mapped_column(Text)
+
+    @property
+    def wish(self) -> Wish | None:
+        """What somebody wants of the worker that trains it."""
+        if self.cancel_requested_at is not None:
+            return Wish.CANCEL
+        return Wish.PAUSE if self.pause_requested_at is not None else None
+
+
+class RunAttempt(Base):
+    """One worker's try at a run. At most one a run is alive; an ended one never changes."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        CheckConstraint('(ended_at IS NULL) = ("end" IS NULL)', name="ended"),
+        Index(
+            "uq_attempts_alive",
+            "run_id",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    worker: Mapped[str]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    resumed_from: Mapped[int | None]
+    """The step of the checkpoint it went on from."""
+    end: Mapped[End | None]
+    error_code: Mapped[str | None]
+
+
+class Worker(Base):
+    """A worker process, for as long as it says that it is there."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    """One a machine, whatever its containers are called."""
+    seen_at: Mapped[datetime]
 
 
 class MetricPoint(Base):

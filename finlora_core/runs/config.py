@@ -98,7 +98,7 @@ class RunConfig(BaseModel):
 
 
 class RunRequest(RunConfig):
-    """What POST /runs takes: a run config and a name for it."""
+    """What POST /runs takes: a run config, a name for it, and how it is to be treated."""
 
     name: RunName | None = Field(
         None,
@@ -106,9 +106,23 @@ class RunRequest(RunConfig):
         "`sentiment_train_llama_3_1_8b_instruct`.",
     )
 
+    priority: int = Field(
+        0,
+        ge=-100,
+        le=100,
+        description="Among your own queued runs, the higher goes first. Between owners the "
+        "workers are shared in turns, whatever the priorities.",
+    )
+    time_limit_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Stop the run, with a checkpoint, after this much time on workers in all.",
+    )
+
     @property
     def config(self) -> RunConfig:
-        return RunConfig.model_validate(self.model_dump(exclude={"name"}))
+        return RunConfig.model_validate(self.model_dump(include=set(RunConfig.model_fields)))
 
     @property
     def run_name(self) -> str:

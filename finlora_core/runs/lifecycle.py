@@ -1,8 +1,9 @@
 """Every write to `Run.status`. Functions take a session and never commit.
 
-Each move is one guarded UPDATE, so the database decides every race, on PostgreSQL
-and SQLite alike, with no lock held while anything slow happens. A worker's writes
-are fenced by its lease: the attempt's number and token, not expired.
+Each move locks the run's row, looks, decides and writes, in one short transaction:
+`FOR UPDATE` on PostgreSQL, and on SQLite a transaction that is the only writer from its
+start. So the database decides every race, and nothing slow happens under a lock.
+A worker's writes are fenced by its lease: the attempt's number and token, not expired.
 """
 
 import uuid
@@ -11,17 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from finlora_core.datasets.check import DatasetFacts
-from finlora_core.db.models import Run
+from finlora_core.db.models import Run, RunAttempt
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
 from finlora_core.runs.config import RunConfig
-from finlora_core.runs.outcome import AttemptEnd, Failure, next_status, status_after_loss
+from finlora_core.runs.outcome import AttemptEnd, End, RetryPolicy, Wish, next_status
 from finlora_core.runs.status import Phase, RunStatus, require_transition
-
-_NO_LEASE = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "phase": None}
+from finlora_core.runs.turns import OWN_ORDER, owners_in_turn
+from finlora_core.training.diagnose import FailureCode, failure
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,23 @@ class Lease:
     token: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """How a run is to be treated; what it trains is in its config."""
+
+    name: str
+    owner: str = "local"
+    priority: int = 0
+    time_limit_seconds: float | None = None
+    parent_id: str | None = None
+
+
 def create_run(
-    session: Session, config: RunConfig, *, name: str, dataset: DatasetFacts, now: datetime
+    session: Session, config: RunConfig, order: Order, *, dataset: DatasetFacts, now: datetime
 ) -> Run:
     run = Run(
         id=f"run_{uuid.uuid4().hex[:20]}",
-        name=name,
+        **vars(order),
         variant=config.variant,
         base_model=config.base_model,
         config=config.model_dump(mode="json"),
@@ -48,6 +60,7 @@ def create_run(
         status=RunStatus.QUEUED,
         created_at=now,
         queued_at=now,
+        not_before=now,
         offered_at=now,  # the caller offers it next, or says so with mark_unoffered
     )
     session.add(run)
@@ -55,37 +68,39 @@ def create_run(
     return run
 
 
-def claim_next(session: Session, *, owner: str, now: datetime, ttl: timedelta) -> Lease | None:
-    """Start the next attempt of the run that has waited longest, or None.
+def retry_run(session: Session, run_id: str, *, dataset: DatasetFacts, now: datetime) -> Run:
+    """A new run of the same config, which goes on from the old one's checkpoints.
+
+    Raises `NotFound`, or `IllegalTransition` unless the run has failed or was cancelled.
+    """
+    parent = _locked(session, run_id)
+    if parent.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        raise IllegalTransition(
+            f"run {run_id!r} is {parent.status}; only a failed or cancelled run can be retried"
+        )
+    order = Order(
+        name=parent.name,
+        owner=parent.owner,
+        priority=parent.priority,
+        time_limit_seconds=parent.time_limit_seconds,
+        parent_id=parent.id,
+    )
+    return create_run(
+        session, RunConfig.model_validate(parent.config), order, dataset=dataset, now=now
+    )
+
+
+def claim_next(session: Session, *, worker: str, now: datetime, ttl: timedelta) -> Lease | None:
+    """Start the next attempt of the run whose turn it is, or None.
 
     Safe to call any number of times: a Celery message is a hint that work may exist,
-    and this one statement decides who does it.
+    and the row's lock decides who does it.
     """
-    longest_waiting = (
-        select(Run.id)
-        .where(Run.status == RunStatus.QUEUED)
-        .order_by(Run.queued_at, Run.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # PostgreSQL; SQLite has one writer anyway
-        .scalar_subquery()
-    )
-    require_transition(RunStatus.QUEUED, RunStatus.RUNNING)
-    row = session.execute(
-        update(Run)
-        .where(Run.id == longest_waiting, Run.status == RunStatus.QUEUED)
-        .values(
-            status=RunStatus.RUNNING,
-            phase=Phase.PREPARING,
-            attempt=Run.attempt + 1,
-            started_at=now,
-            progress=None,
-            lease_owner=owner,
-            lease_token=uuid.uuid4().hex,
-            lease_expires_at=now + ttl,
-        )
-        .returning(Run.id, Run.attempt, Run.lease_token)
-    ).first()
-    return Lease(row.id, row.attempt, row.lease_token) if row else None
+    for owner in session.scalars(owners_in_turn()).all():
+        run = session.scalars(_first_in_line(owner, now)).first()
+        if run is not None:
+            return _start_attempt(session, run, worker=worker, now=now, ttl=ttl)
+    return None
 
 
 def renew(
@@ -95,87 +110,141 @@ def renew(
     now: datetime,
     ttl: timedelta,
     progress: dict[str, Any] | None = None,
-) -> bool:
-    """Keep the lease; True when somebody wishes to cancel the run.
+    checkpoint_step: int | None = None,
+) -> Wish | None:
+    """Keep the lease, and learn what somebody wishes of the run.
 
+    A new checkpoint is progress: the crashes before it do not count any more.
     Raises `LeaseLost` when the attempt has been given up or given to another worker.
     """
-    values: dict[str, Any] = {"lease_expires_at": now + ttl}
+    run = _held(session, lease, now)
+    run.lease_expires_at = now + ttl
     if progress is not None:
-        values["progress"] = progress
-    return _fenced(session, lease, now, values).cancel_requested_at is not None
+        run.progress = progress
+    if checkpoint_step is not None and checkpoint_step > (run.checkpoint_step or 0):
+        run.checkpoint_step, run.crashes = checkpoint_step, 0
+    session.flush()
+    return run.wish
 
 
 def enter_phase(session: Session, lease: Lease, phase: Phase, *, now: datetime) -> None:
-    _fenced(session, lease, now, {"phase": phase})
+    _held(session, lease, now).phase = phase
+    session.flush()
 
 
-def record_yaml(session: Session, lease: Lease, yaml: str, *, now: datetime) -> None:
-    _fenced(session, lease, now, {"axolotl_yaml": yaml})
+def record_start(
+    session: Session, lease: Lease, *, yaml: str, resumed_from: int | None, now: datetime
+) -> None:
+    """What the attempt gives to Axolotl, and from which step it goes on."""
+    _held(session, lease, now).axolotl_yaml = yaml
+    _attempt_of(session, lease.run_id, lease.attempt).resumed_from = resumed_from
+    session.flush()
 
 
-def finish(session: Session, lease: Lease, end: AttemptEnd, *, now: datetime) -> RunStatus:
+def finish(
+    session: Session, lease: Lease, end: AttemptEnd, *, now: datetime, policy: RetryPolicy
+) -> RunStatus:
     """End the attempt in the status its end calls for.
 
     Raises `LeaseLost`: roll back then, so that nothing written beside it stays.
     """
-    wish = _fenced(session, lease, now, {}).cancel_requested_at
-    status = next_status(end.end, cancel_requested=wish is not None)
-    require_transition(RunStatus.RUNNING, status)
-    _fenced(session, lease, now, _leaving_running(status, now, end.failure))
-    return status
+    return _end_attempt(session, _held(session, lease, now), end, now=now, policy=policy)
+
+
+def expire_leases(
+    session: Session, *, now: datetime, grace: timedelta, policy: RetryPolicy
+) -> Sequence[str]:
+    """Take runs back from workers that have gone silent; the ids of those runs.
+
+    The grace is for a worker whose guard is still at clearing its training away.
+    """
+    expired = select(Run).where(Run.lease_expires_at <= now - grace)
+    runs = session.scalars(expired.with_for_update(skip_locked=True)).all()
+    for run in runs:
+        _end_attempt(session, run, _LOST, now=now, policy=policy)
+    return [run.id for run in runs]
+
+
+def held_leases(session: Session) -> Sequence[tuple[str, Lease]]:
+    """Which worker holds which run."""
+    held = select(Run.lease_owner, Run.id, Run.attempt, Run.lease_token)
+    rows = session.execute(held.where(Run.lease_expires_at.is_not(None))).all()
+    return [(row.lease_owner, Lease(row.id, row.attempt, row.lease_token)) for row in rows]
+
+
+def take_back(
+    session: Session, lease: Lease, *, now: datetime, policy: RetryPolicy
+) -> RunStatus | None:
+    """As `expire_leases`, at once: for a worker that is known to be dead, and its trainer too.
+
+    None when the run is not that attempt's any more.
+    """
+    held = select(Run).where(Run.id == lease.run_id, Run.lease_token == lease.token)
+    run = session.scalars(held.with_for_update()).first()
+    return _end_attempt(session, run, _LOST, now=now, policy=policy) if run else None
 
 
 def request_cancel(session: Session, run_id: str, *, now: datetime) -> Run:
-    """Cancel a queued run at once; ask a running one to stop. Repeating it changes nothing.
+    """Cancel a waiting run at once; ask a running one to stop. Repeating it changes nothing.
 
     Raises `NotFound`, or `IllegalTransition` when the run has already ended otherwise.
     """
-    session.execute(
-        update(Run)
-        .where(Run.id == run_id, Run.finished_at.is_(None), Run.cancel_requested_at.is_(None))
-        .values(cancel_requested_at=now)
-    )
-    session.execute(
-        update(Run)
-        .where(Run.id == run_id, Run.status == RunStatus.QUEUED)
-        .values(status=RunStatus.CANCELLED, finished_at=now)
-    )
-    run = session.get(Run, run_id, populate_existing=True)
-    if run is None:
-        raise NotFound("run", run_id)
-    if run.status.is_terminal and run.status is not RunStatus.CANCELLED:
-        raise IllegalTransition(f"run {run_id!r} has already {run.status}; nothing to cancel")
+    run = _locked(session, run_id)
+    if run.status is RunStatus.CANCELLED:
+        return run
+    _require_alive(run, "cancel")
+    run.cancel_requested_at = run.cancel_requested_at or now
+    if run.status is not RunStatus.RUNNING:
+        _move(run, RunStatus.CANCELLED, now)
+    session.flush()
     return run
 
 
-def expire_leases(session: Session, *, now: datetime, max_crashes: int) -> Sequence[str]:
-    """Take runs back from workers that have gone silent; the ids that wait in the queue again."""
-    expired = session.execute(
-        select(Run.id, Run.lease_token, Run.crashes, Run.cancel_requested_at).where(
-            Run.status == RunStatus.RUNNING, Run.lease_expires_at <= now
-        )
-    ).all()
-    requeued = []
-    for row in expired:
-        status = status_after_loss(
-            cancel_requested=row.cancel_requested_at is not None,
-            crashes=row.crashes + 1,
-            max_crashes=max_crashes,
-        )
-        values = _leaving_running(status, now, _worker_lost(row.crashes + 1))
-        still_expired = and_(Run.lease_token == row.lease_token, Run.lease_expires_at <= now)
-        if _move(session, row.id, status, still_expired, {**values, "crashes": row.crashes + 1}):
-            requeued += [row.id] if status is RunStatus.QUEUED else []
-    return requeued
+def request_pause(session: Session, run_id: str, *, now: datetime) -> Run:
+    """Pause a queued run at once; ask a running one to save a checkpoint and let go of its GPU.
+
+    Repeating it changes nothing. Raises `NotFound`, or `IllegalTransition` when the run has
+    ended, is being cancelled, or is publishing already.
+    """
+    run = _locked(session, run_id)
+    if run.status is RunStatus.PAUSED:
+        return run
+    _require_alive(run, "pause")
+    if run.status is RunStatus.QUEUED:
+        _move(run, RunStatus.PAUSED, now)
+    else:
+        _require_pausable(run)
+        run.pause_requested_at = run.pause_requested_at or now
+    session.flush()
+    return run
 
 
-def unoffered(session: Session, *, before: datetime, limit: int = 100) -> Sequence[str]:
-    """Queued runs that no worker has been told of since `before`."""
+def resume_run(session: Session, run_id: str, *, now: datetime) -> Run:
+    """Queue a paused run again; it goes on from its checkpoint. Repeating it changes nothing.
+
+    Raises `NotFound`, or `IllegalTransition` when the run has ended or is running.
+    """
+    run = _locked(session, run_id)
+    if run.status is RunStatus.QUEUED:
+        return run
+    _require_alive(run, "resume")
+    if run.status is RunStatus.RUNNING:
+        raise IllegalTransition(f"run {run_id!r} is running; only a paused run can be resumed")
+    _move(run, RunStatus.QUEUED, now)
+    run.queued_at = run.not_before = run.offered_at = now
+    session.flush()
+    return run
+
+
+def unoffered(
+    session: Session, *, now: datetime, before: datetime, limit: int = 100
+) -> Sequence[str]:
+    """Queued runs, due by now, that no worker has been told of since `before`."""
     return session.scalars(
         select(Run.id)
         .where(
             Run.status == RunStatus.QUEUED,
+            Run.not_before <= now,
             or_(Run.offered_at.is_(None), Run.offered_at <= before),
         )
         .order_by(Run.queued_at, Run.id)
@@ -184,71 +253,123 @@ def unoffered(session: Session, *, before: datetime, limit: int = 100) -> Sequen
 
 
 def mark_offered(session: Session, run_ids: Sequence[str], *, now: datetime) -> None:
-    session.execute(
-        update(Run)
-        .where(Run.id.in_(run_ids), Run.status == RunStatus.QUEUED)
-        .values(offered_at=now)
-    )
+    _offer(session, run_ids, now)
 
 
 def mark_unoffered(session: Session, run_id: str) -> None:
     """The broker did not take the message: let the reconciler offer the run soon."""
-    session.execute(update(Run).where(Run.id == run_id).values(offered_at=None))
+    _offer(session, [run_id], None)
 
 
-def _leaving_running(status: RunStatus, now: datetime, failure: Failure | None) -> dict[str, Any]:
-    """Column values of a run that stops running."""
-    values: dict[str, Any] = {"status": status, **_NO_LEASE}
-    if status is RunStatus.QUEUED:
-        return {**values, "queued_at": now, "offered_at": None, "progress": None}
-    if status is RunStatus.FAILED and failure is not None:
-        values |= {
-            "error_code": failure.code,
-            "error_hint": failure.hint,
-            "error_log": failure.log_tail,
-        }
-    return {**values, "finished_at": now}
+_LOST = AttemptEnd(end=End.LOST, failure=failure(FailureCode.WORKER_LOST))
 
 
-def _worker_lost(crashes: int) -> Failure:
-    return Failure(
-        code="worker_lost",
-        hint=f"The worker vanished {crashes} times while training this run. Look at the "
-        "worker's own log and the machine's memory, then post the run again.",
+def _first_in_line(owner: str, now: datetime) -> Select[Run]:
+    """Locked; a run that somebody else is just taking is passed over."""
+    due = select(Run).where(
+        Run.owner == owner, Run.status == RunStatus.QUEUED, Run.not_before <= now
     )
+    return due.order_by(*OWN_ORDER).limit(1).with_for_update(skip_locked=True)
 
 
-def _fenced(session: Session, lease: Lease, now: datetime, values: dict[str, Any]) -> Run:
-    """Write `values` if the lease still holds. Raises `LeaseLost`."""
-    held = and_(
+def _start_attempt(
+    session: Session, run: Run, *, worker: str, now: datetime, ttl: timedelta
+) -> Lease:
+    _move(run, RunStatus.RUNNING, now)
+    lease = Lease(run.id, run.attempt + 1, uuid.uuid4().hex)
+    run.attempt, run.phase, run.started_at, run.progress = (
+        lease.attempt,
+        Phase.PREPARING,
+        now,
+        None,
+    )
+    run.lease_owner, run.lease_token, run.lease_expires_at = worker, lease.token, now + ttl
+    session.add(RunAttempt(run_id=run.id, number=run.attempt, worker=worker, started_at=now))
+    session.flush()
+    return lease
+
+
+def _end_attempt(
+    session: Session, run: Run, end: AttemptEnd, *, now: datetime, policy: RetryPolicy
+) -> RunStatus:
+    """The run's row is locked and this attempt is its live one."""
+    run.crashes += end.is_crash
+    _close_attempt(session, run, end, now)
+    status = next_status(end, wish=run.wish, crashes=run.crashes, policy=policy)
+    _move(run, status, now)
+    run.lease_owner = run.lease_token = run.lease_expires_at = run.phase = None
+    run.pause_requested_at = None
+    if status is RunStatus.QUEUED:
+        delay = policy.delay(run.crashes) if end.is_crash else 0
+        run.not_before, run.offered_at = now + timedelta(seconds=delay), None
+    if status is RunStatus.FAILED and end.failure is not None:
+        run.error_code, run.error_hint = end.failure.code, end.failure.hint
+        run.error_log = end.failure.log_tail
+    session.flush()
+    return status
+
+
+def _close_attempt(session: Session, run: Run, end: AttemptEnd, now: datetime) -> None:
+    attempt = _attempt_of(session, run.id, run.attempt)
+    attempt.ended_at, attempt.end = now, end.end
+    attempt.error_code = end.failure.code if end.failure else None
+
+
+def _move(run: Run, new: RunStatus, now: datetime) -> None:
+    """The one place that changes a status. The row is locked."""
+    require_transition(run.status, new)
+    run.status = new
+    if new.is_terminal:
+        run.finished_at = now
+
+
+def _held(session: Session, lease: Lease, now: datetime) -> Run:
+    """The run, locked, if the lease still holds. Raises `LeaseLost`."""
+    held = select(Run).where(
+        Run.id == lease.run_id,
         Run.attempt == lease.attempt,
         Run.lease_token == lease.token,
         Run.lease_expires_at > now,
     )
-    run = session.scalars(
-        update(Run)
-        .where(Run.id == lease.run_id, Run.status == RunStatus.RUNNING, held)
-        .values(values or {"attempt": Run.attempt})
-        .returning(Run)
-        .execution_options(populate_existing=True)
-    ).first()
+    run = session.scalars(held.with_for_update().execution_options(populate_existing=True)).first()
     if run is None:
         raise LeaseLost(f"attempt {lease.attempt} of run {lease.run_id!r} is no longer ours")
     return run
 
 
-def _move(
-    session: Session,
-    run_id: str,
-    new: RunStatus,
-    guard: ColumnElement[bool],
-    values: dict[str, Any],
-) -> bool:
-    require_transition(RunStatus.RUNNING, new)
-    moved = session.execute(
-        update(Run)
-        .where(Run.id == run_id, Run.status == RunStatus.RUNNING, guard)
-        .values(values)
-        .returning(Run.id)
-    )
-    return moved.first() is not None
+def _locked(session: Session, run_id: str) -> Run:
+    """The run, locked. Raises `NotFound`."""
+    run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
+    if run is None:
+        raise NotFound("run", run_id)
+    return run
+
+
+def _attempt_of(session: Session, run_id: str, number: int) -> RunAttempt:
+    return session.get_one(RunAttempt, (run_id, number))
+
+
+def _require_alive(run: Run, verb: str) -> None:
+    if run.status.is_terminal:
+        raise IllegalTransition(
+            f"run {run.id!r} has already {_ENDED[run.status]}; cannot {verb} it"
+        )
+
+
+def _require_pausable(run: Run) -> None:
+    if run.cancel_requested_at is not None:
+        raise IllegalTransition(f"run {run.id!r} is running and being cancelled; cannot pause it")
+    if run.phase is Phase.PUBLISHING:
+        raise IllegalTransition(f"run {run.id!r} is running and already publishing; it ends soon")
+
+
+_ENDED = {
+    RunStatus.SUCCEEDED: "succeeded",
+    RunStatus.FAILED: "failed",
+    RunStatus.CANCELLED: "been cancelled",
+}
+
+
+def _offer(session: Session, run_ids: Sequence[str], at: datetime | None) -> None:
+    waiting = update(Run).where(Run.id.in_(run_ids), Run.status == RunStatus.QUEUED)
+    session.execute(waiting.values(offered_at=at))

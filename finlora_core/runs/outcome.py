@@ -4,18 +4,31 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from finlora_core.runs.status import RunStatus
+from finlora_core.settings import Settings
+
+LONGEST_DELAY = 3600.0
+"""Seconds between two retries, however often a run has crashed."""
 
 
 class End(StrEnum):
-    """What the worker saw, not what it concluded."""
+    """What was seen, not what is concluded from it."""
 
     COMPLETED = "completed"
     """The completion marker is there and the adapter passed its checks."""
     FAILED = "failed"
     STOPPED = "stopped"
-    """The training was stopped because somebody wished to cancel the run."""
+    """The training was stopped because somebody wished to cancel or to pause the run."""
     DRAINED = "drained"
     """The worker is shutting down; the run did nothing wrong."""
+    LOST = "lost"
+    """The worker has vanished."""
+
+
+class Wish(StrEnum):
+    """What somebody wants of a running run. To cancel beats to pause."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +38,49 @@ class Failure:
     code: str
     hint: str
     log_tail: str = ""
+    is_retried: bool = False
+    """Whether it may go away by itself: then the run is tried again, a few times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptEnd:
     end: End
     failure: Failure | None = None
-    """Set when, and only when, `end` is FAILED."""
+    """Set when, and only when, `end` is FAILED or LOST."""
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether it counts against the run's crash budget."""
+        return self.failure is not None and self.failure.is_retried
 
 
-def next_status(end: End, *, cancel_requested: bool) -> RunStatus:
-    """The run's status after an attempt that the worker itself brought to an end.
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    max_crashes: int
+    """How many crashes in a row, without a new checkpoint between them, fail a run."""
+    backoff: float
+    """Seconds; see `delay`."""
 
-    Finished work is kept: an adapter that is there beats a wish to cancel that came late.
+    @classmethod
+    def of(cls, settings: Settings) -> "RetryPolicy":
+        return cls(max_crashes=settings.max_crashes, backoff=settings.retry_backoff_seconds)
+
+    def delay(self, crashes: int) -> float:
+        """Seconds to wait after this many crashes in a row: 0, 1, 3, 7 … times the backoff."""
+        return min(self.backoff * (2.0 ** max(0, crashes - 1) - 1), LONGEST_DELAY)
+
+
+def next_status(
+    end: AttemptEnd, *, wish: Wish | None, crashes: int, policy: RetryPolicy
+) -> RunStatus:
+    """The run's status after an attempt; `crashes` counts this one too.
+
+    Finished work is kept: an adapter that is there beats a wish that came late.
     """
-    if end is End.COMPLETED:
+    if end.end is End.COMPLETED:
         return RunStatus.SUCCEEDED
-    if cancel_requested:
+    if wish is Wish.CANCEL:
         return RunStatus.CANCELLED
-    if end is End.DRAINED:
-        return RunStatus.QUEUED
-    return RunStatus.FAILED
-
-
-def status_after_loss(*, cancel_requested: bool, crashes: int, max_crashes: int) -> RunStatus:
-    """The run's status when its worker vanished; `crashes` counts this loss too."""
-    if cancel_requested:
-        return RunStatus.CANCELLED
-    return RunStatus.FAILED if crashes >= max_crashes else RunStatus.QUEUED
+    if end.failure is not None and (not end.is_crash or crashes >= policy.max_crashes):
+        return RunStatus.FAILED
+    return RunStatus.PAUSED if wish is Wish.PAUSE else RunStatus.QUEUED

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from finlora_core.db.models import Adapter, Run
+from finlora_core.db.models import Adapter, Run, RunAttempt
 from finlora_core.db.pages import Page, page
 from finlora_core.errors import NotFound
 from finlora_core.runs.status import RunStatus
+from finlora_core.runs.turns import OWN_ORDER, waiting_owners
 
 
 def get_run(session: Session, run_id: str) -> Run:
@@ -39,10 +40,46 @@ def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
     waiting = [run.id for run in runs if run.status is RunStatus.QUEUED]
     if not waiting:
         return {}
-    place = (func.row_number().over(order_by=(Run.queued_at, Run.id)) - 1).label("place")
-    queue = select(Run.id, place).where(Run.status == RunStatus.QUEUED).subquery()
+    queue = _line().subquery()
     rows = session.execute(select(queue).where(queue.c.id.in_(waiting)))
     return {row.id: row.place for row in rows}
+
+
+def list_attempts(session: Session, run_id: str) -> Sequence[RunAttempt]:
+    """The oldest first."""
+    of_run = select(RunAttempt).where(RunAttempt.run_id == run_id)
+    return session.scalars(of_run.order_by(RunAttempt.number)).all()
+
+
+def seconds_trained(session: Session, run_id: str) -> float:
+    """By the attempts that have ended, all together."""
+    ended = [attempt for attempt in list_attempts(session, run_id) if attempt.ended_at]
+    return sum((a.ended_at - a.started_at).total_seconds() for a in ended if a.ended_at)
+
+
+def ancestors(session: Session, run: Run) -> Sequence[str]:
+    """The runs that this one tries again, the nearest first."""
+    found: list[str] = []
+    while run.parent_id is not None:
+        run = get_run(session, run.parent_id)
+        found.append(run.id)
+    return found
+
+
+def _line() -> Select[str, int]:
+    """Queued runs and their places: each owner's first ones before any owner's second."""
+    owners = waiting_owners()
+    own_place = func.row_number().over(partition_by=Run.owner, order_by=OWN_ORDER)
+    turn = (own_place + owners.c.training).label("turn")
+    queued = (
+        select(Run.id, turn, owners.c.served, owners.c.waiting_since, Run.owner)
+        .join(owners, owners.c.owner == Run.owner)
+        .where(Run.status == RunStatus.QUEUED)
+        .subquery()
+    )
+    line = queued.c
+    order = (line.turn, line.served.nulls_first(), line.waiting_since, line.owner)
+    return select(line.id, (func.row_number().over(order_by=order) - 1).label("place"))
 
 
 def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ All its statements are guarded, so any number of processes may do this at once.
 
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import takewhile
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from finlora_core.db.session import Database, now
 from finlora_core.queue import RunQueue
 from finlora_core.runs import lifecycle
+from finlora_core.runs.outcome import RetryPolicy
 from finlora_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -20,11 +22,24 @@ logger = logging.getLogger(__name__)
 
 def reconcile(database: Database, queue: RunQueue, settings: Settings) -> None:
     """Take runs back from silent workers; offer queued runs that nobody was told of."""
+    expire(database, settings)
+    offer(database, queue, settings)
+
+
+def expire(database: Database, settings: Settings) -> None:
+    grace = timedelta(seconds=settings.lease_grace_seconds)
     with database.transaction() as session:
-        lifecycle.expire_leases(session, now=now(session), max_crashes=settings.max_crashes)
+        policy = RetryPolicy.of(settings)
+        lost = lifecycle.expire_leases(session, now=now(session), grace=grace, policy=policy)
+    for run_id in lost:
+        logger.warning("run %s: its worker has gone silent and has lost it", run_id)
+
+
+def offer(database: Database, queue: RunQueue, settings: Settings) -> None:
     with database.reading() as session:
-        before = now(session) - timedelta(seconds=settings.reoffer_seconds)
-        waiting = lifecycle.unoffered(session, before=before)
+        at = now(session)
+        before = at - timedelta(seconds=settings.reoffer_seconds)
+        waiting = lifecycle.unoffered(session, now=at, before=before)
     offered = list(takewhile(queue.offer, waiting))
     if offered:
         with database.transaction() as session:
@@ -32,12 +47,11 @@ def reconcile(database: Database, queue: RunQueue, settings: Settings) -> None:
 
 
 class Reconciler:
-    """Calls `reconcile` every `settings.reconcile_seconds` on a thread of its own."""
+    """Does its duties every `every` seconds, on a thread of its own."""
 
-    def __init__(self, database: Database, queue: RunQueue, settings: Settings) -> None:
-        self._database = database
-        self._queue = queue
-        self._settings = settings
+    def __init__(self, duties: Sequence[Callable[[], None]], *, every: float) -> None:
+        self._duties = duties
+        self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
 
@@ -50,11 +64,16 @@ class Reconciler:
 
     def _loop(self) -> None:
         while True:
-            try:
-                reconcile(self._database, self._queue, self._settings)
-            except SQLAlchemyError as error:
-                logger.warning("cannot reconcile now: %s", type(error).__name__)
-            except Exception:  # whatever it was: a dead reconciler would strand runs silently
-                logger.exception("cannot reconcile now")
-            if self._stop.wait(self._settings.reconcile_seconds):
+            for duty in self._duties:
+                _try(duty)
+            if self._stop.wait(self._every):
                 return
+
+
+def _try(duty: Callable[[], None]) -> None:
+    try:
+        duty()
+    except SQLAlchemyError as error:
+        logger.warning("cannot reconcile now: %s", type(error).__name__)
+    except Exception:  # whatever it was: a dead reconciler would strand runs silently
+        logger.exception("cannot reconcile now")

@@ -1,15 +1,19 @@
-"""The life of a run: five statuses, seven edges, no I/O.
+"""The life of a run: six statuses, ten edges, no I/O.
 
-             ┌──────────── requeue (worker lost or drained) ───────┐
-             ▼                                                     │
- POST ──► queued ──claim──► running ──┬──► succeeded   (terminal)  │
-             │                        ├──► failed      (terminal)  │
-             │                        ├──► cancelled   (terminal)  │
-             │                        └────────────────────────────┘
-             └────cancel──► cancelled
+             ┌──── requeue (worker lost, drained, a failure that is retried) ────┐
+             ▼                                                                   │
+ POST ──► queued ──claim──► running ──┬──► succeeded   (terminal)                │
+           │  │                       ├──► failed      (terminal)                │
+           │  │                       ├──► cancelled   (terminal)                │
+           │  │                       ├──► paused                                │
+           │  │                       └──────────────────────────────────────────┘
+           │  └──pause──► paused ──┬──resume──► queued
+           │                       └──cancel──► cancelled
+           └──cancel──► cancelled
 
-A request to cancel is a wish, not a status: it lives in `Run.cancel_requested_at`
-until the worker has really stopped the training. docs/state_machine.md shows the same.
+To cancel and to pause are wishes, not statuses: they live in `Run.cancel_requested_at`
+and `Run.pause_requested_at` until the worker has really stopped the training.
+docs/state_machine.md shows the same.
 """
 
 from collections.abc import Mapping
@@ -22,6 +26,7 @@ from finlora_core.errors import IllegalTransition
 class RunStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -32,7 +37,7 @@ class RunStatus(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a running attempt is busy with. For people, never for rules."""
+    """What a running attempt is busy with. For people; the one rule: publishing is not paused."""
 
     PREPARING = "preparing"
     TRAINING = "training"
@@ -41,10 +46,17 @@ class Phase(StrEnum):
 
 TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = MappingProxyType(
     {
-        RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+        RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED, RunStatus.PAUSED}),
         RunStatus.RUNNING: frozenset(
-            {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.QUEUED}
+            {
+                RunStatus.SUCCEEDED,
+                RunStatus.FAILED,
+                RunStatus.CANCELLED,
+                RunStatus.QUEUED,
+                RunStatus.PAUSED,
+            }
         ),
+        RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED}),
         RunStatus.SUCCEEDED: frozenset(),
         RunStatus.FAILED: frozenset(),
         RunStatus.CANCELLED: frozenset(),

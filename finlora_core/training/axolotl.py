@@ -42,6 +42,8 @@ class TrainingInput:
     """A local folder, or the name on the hub while nothing has been fetched."""
     dataset: str
     dataset_rows: int
+    resume_from: str | None = None
+    """The folder of a whole checkpoint of the same config and dataset."""
 
 
 def render(
@@ -75,6 +77,7 @@ def render(
         "logging_steps": logging_steps(config, given.dataset_rows),
         "seed": config.seed,
         "plugins": [PLUGIN],
+        **({"resume_from_checkpoint": given.resume_from} if given.resume_from else {}),
     }
 
 

@@ -24,7 +24,11 @@ class FailureCode(StrEnum):
     DATASET_UNREADABLE = "dataset_unreadable"
     TOKENIZER_MISMATCH = "tokenizer_mismatch"
     CUDA_OUT_OF_MEMORY = "cuda_out_of_memory"
+    NCCL_ERROR = "nccl_error"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    TRAINER_KILLED = "trainer_killed"
+    STALLED = "stalled"
+    TIME_LIMIT_EXCEEDED = "time_limit_exceeded"
     INSUFFICIENT_DISK = "insufficient_disk"
     DISK_FULL = "disk_full"
     QUANTIZATION_NOT_APPLIED = "quantization_not_applied"
@@ -32,6 +36,18 @@ class FailureCode(StrEnum):
     INVALID_ADAPTER = "invalid_adapter"
     TRAINING_ERROR = "training_error"
     WORKER_ERROR = "worker_error"
+    WORKER_LOST = "worker_lost"
+
+
+RETRIED = frozenset(
+    {
+        FailureCode.NCCL_ERROR,
+        FailureCode.STALLED,
+        FailureCode.TRAINER_KILLED,
+        FailureCode.WORKER_LOST,
+    }
+)
+"""What may go away by itself. Everything else would only fail again."""
 
 
 HINTS: Mapping[FailureCode, str] = MappingProxyType(
@@ -50,12 +66,21 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         "it was given, so it would train on something else. Check the tokenizer files.",
         FailureCode.CUDA_OUT_OF_MEMORY: "The GPU ran out of memory. Halve batch_size and double "
         "gradient_accumulation_steps (the result is the same), or set quant_bits to 8 or 4.",
-        FailureCode.HOST_OUT_OF_MEMORY: "The training process was killed, most likely because the "
-        "machine ran out of memory. Use a smaller base model or batch_size, or quant_bits.",
+        FailureCode.NCCL_ERROR: "The GPUs lost touch with each other, and did so again on every "
+        "retry. Look at the machine's driver log and cabling; NCCL's own lines are in the log.",
+        FailureCode.HOST_OUT_OF_MEMORY: "The machine ran out of memory. Use a smaller base model "
+        "or batch_size, or quant_bits.",
+        FailureCode.TRAINER_KILLED: "The training process was killed from outside, again and "
+        "again, most likely because the machine ran out of memory. Look at the machine's own log; "
+        "use a smaller base model or batch_size, or quant_bits.",
+        FailureCode.STALLED: "The training made no step for FINLORA_STALL_SECONDS, on every "
+        "retry too. Look at the GPU, or raise the limit if a step takes that long.",
+        FailureCode.TIME_LIMIT_EXCEEDED: "The run reached its time_limit_seconds. Its checkpoint "
+        "is kept: POST /runs/{id}/retry goes on from there, with the same limit again.",
         FailureCode.INSUFFICIENT_DISK: "There is too little free disk space to start. Free some, "
         "or lower FINLORA_MIN_FREE_DISK_MIB.",
         FailureCode.DISK_FULL: "The disk filled up during training. Free space under FINLORA_HOME "
-        "and the adapters folder, then post the run again.",
+        "and the adapters folder, then POST /runs/{id}/retry: it goes on from its checkpoint.",
         FailureCode.QUANTIZATION_NOT_APPLIED: "The run asked for a quantised base, but the loaded "
         "model has no quantised layers. This is a fault of the installation, not of the config.",
         FailureCode.LOSS_NOT_FINITE: "The loss became NaN or infinite. Lower learning_rate, "
@@ -64,12 +89,19 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.TRAINING_ERROR: "Training stopped with an error; the last log lines say "
         "which one.",
         FailureCode.WORKER_ERROR: "The worker itself failed, not the training; its log says why.",
+        FailureCode.WORKER_LOST: "The worker vanished again and again while it trained this run. "
+        "Look at the worker's own log and the machine's memory, then POST /runs/{id}/retry.",
     }
 )
 
 _PATTERNS: tuple[tuple[str, FailureCode], ...] = (
     (r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError", FailureCode.CUDA_OUT_OF_MEMORY),
     (r"No space left on device|Errno 28", FailureCode.DISK_FULL),
+    (
+        r"NCCL error|ncclUnhandledCudaError|ncclSystemError|ncclInternalError|ncclRemoteError"
+        r"|DistBackendError|Watchdog caught collective operation timeout",
+        FailureCode.NCCL_ERROR,
+    ),
     (
         r"^MemoryError|Cannot allocate memory|can't allocate memory|not enough memory: you tried",
         FailureCode.HOST_OUT_OF_MEMORY,
@@ -98,7 +130,12 @@ def diagnose(exit_code: int, log_tail: str) -> Failure:
 
 def failure(code: FailureCode, log_tail: str = "", detail: str = "") -> Failure:
     hint = f"{HINTS[code]} ({detail})" if detail else HINTS[code]
-    return Failure(code=code.value, hint=redact(hint), log_tail=last_lines(log_tail))
+    return Failure(
+        code=code.value,
+        hint=redact(hint),
+        log_tail=last_lines(log_tail),
+        is_retried=code in RETRIED,
+    )
 
 
 def last_lines(log: str) -> str:
@@ -112,4 +149,4 @@ def _code(exit_code: int, log: str) -> FailureCode:
         if re.search(pattern, log, re.MULTILINE):
             return code
     killed = exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    return FailureCode.HOST_OUT_OF_MEMORY if killed else FailureCode.TRAINING_ERROR
+    return FailureCode.TRAINER_KILLED if killed else FailureCode.TRAINING_ERROR

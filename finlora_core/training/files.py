@@ -40,6 +40,10 @@ class RunFiles:
         """Checkpoints that were marked whole and yet did not load."""
         return self.root / "set_aside"
 
+    def discard_checkpoints(self) -> None:
+        for folder in (self.checkpoints, self.set_aside):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def attempt(self, number: int) -> "AttemptFiles":
         return AttemptFiles(self.root / f"attempt-{number}")
 
@@ -122,6 +126,11 @@ class AttemptFiles:
         shutil.rmtree(self.root, ignore_errors=True)
         for folder in (self.cwd, self.cache):
             folder.mkdir(parents=True)
+
+    def forget(self) -> None:
+        """What a training of this attempt said before it is started once more."""
+        for file in (self.failure, self.saved, self.stop_requested, self.stopped, self.completed):
+            file.unlink(missing_ok=True)
 
     def discard_scratch(self) -> None:
         """Keep the YAML, the log and the metrics; drop what takes space."""

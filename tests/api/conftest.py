@@ -14,9 +14,11 @@ from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database, now
 from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
-from tests.support import FACTS, ListQueue, make_config, write_adapter, write_dataset
+from tests.lora import write_adapter
+from tests.support import FACTS, POLICY, ListQueue, make_config, write_dataset
 
 
 @pytest.fixture
@@ -48,15 +50,15 @@ def adapter(database: Database, store: AdapterStore, tmp_path: Path) -> Adapter:
     """A published adapter with a run that has succeeded."""
     write_adapter(tmp_path / "output")
     with database.transaction() as session:
-        lifecycle.create_run(
-            session, make_config(), name="sentiment", dataset=FACTS, now=now(session)
-        )
+        order = Order(name="sentiment")
+        lifecycle.create_run(session, make_config(), order, dataset=FACTS, now=now(session))
         lease = lifecycle.claim_next(
-            session, owner="w", now=now(session), ttl=timedelta(minutes=2)
+            session, worker="w", now=now(session), ttl=timedelta(minutes=2)
         )
         assert lease is not None
         id = registry.adapter_id(lease.run_id, lease.attempt)
         store.publish(id, store.stage(id, tmp_path / "output"))
         files = describe(store.folder(id), PUBLISHED)
-        lifecycle.finish(session, lease, AttemptEnd(end=End.COMPLETED), now=now(session))
+        completed = AttemptEnd(end=End.COMPLETED)
+        lifecycle.finish(session, lease, completed, now=now(session), policy=POLICY)
         return registry.add_adapter(session, queries.get_run(session, lease.run_id), id, files)

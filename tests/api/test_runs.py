@@ -16,7 +16,7 @@ from finlora_core.runs import journal, lifecycle
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, End, Failure
 from finlora_core.runs.status import Phase
-from tests.support import BASE_MODEL, ListQueue
+from tests.support import BASE_MODEL, POLICY, ListQueue
 
 CONFIG: dict[str, Any] = {"base_model": BASE_MODEL, "dataset_path": "train.jsonl"}
 
@@ -31,7 +31,7 @@ def post(client: TestClient, **keys: Any) -> dict[str, Any]:
 def claim(database: Database) -> Lease:
     with database.transaction() as session:
         ttl = timedelta(minutes=2)
-        lease = lifecycle.claim_next(session, owner="w", now=now(session), ttl=ttl)
+        lease = lifecycle.claim_next(session, worker="w", now=now(session), ttl=ttl)
         assert lease is not None
         return lease
 
@@ -53,7 +53,8 @@ def test_a_run_is_accepted_while_the_broker_is_down(
     queue.up = False
     run = post(client)
     with database.reading() as session:
-        due = lifecycle.unoffered(session, before=now(session) - timedelta(hours=1))
+        at = now(session)
+        due = lifecycle.unoffered(session, now=at, before=at - timedelta(hours=1))
     assert due == [run["id"]]
 
 
@@ -201,7 +202,7 @@ def test_an_ended_run_cannot_be_cancelled(client: TestClient, database: Database
     failure = Failure(code="cuda_out_of_memory", hint="Halve batch_size.", log_tail="boom")
     with database.transaction() as session:
         end = AttemptEnd(end=End.FAILED, failure=failure)
-        lifecycle.finish(session, lease, end, now=now(session))
+        lifecycle.finish(session, lease, end, now=now(session), policy=POLICY)
     response = client.post(f"/runs/{run['id']}/cancel")
     assert (response.status_code, response.json()["code"]) == (409, "illegal_transition")
     assert "failed" in response.json()["detail"]
@@ -245,7 +246,9 @@ def test_the_yaml_is_a_preview_until_a_worker_has_rendered_it(
     assert yaml.safe_load(preview)["adapter"] == "qlora"
     lease = claim(database)
     with database.transaction() as session:
-        lifecycle.record_yaml(session, lease, "seed: 1\n", now=now(session))
+        lifecycle.record_start(
+            session, lease, yaml="seed: 1\n", resumed_from=None, now=now(session)
+        )
     assert client.get(f"/runs/{run['id']}/config.yaml").text == "seed: 1\n"
 
 

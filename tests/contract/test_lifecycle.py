@@ -13,28 +13,29 @@ from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
 from finlora_core.runs import lifecycle, queries
-from finlora_core.runs.lifecycle import Lease
-from finlora_core.runs.outcome import AttemptEnd, End, Failure
+from finlora_core.runs.lifecycle import Lease, Order
+from finlora_core.runs.outcome import AttemptEnd, End, Failure, Wish
 from finlora_core.runs.status import Phase, RunStatus
-from tests.support import FACTS, NOON, make_config
+from tests.support import FACTS, NOON, POLICY, make_config
 
 TTL = timedelta(seconds=120)
+GRACE = timedelta(seconds=15)
 SECOND = timedelta(seconds=1)
 COMPLETED = AttemptEnd(end=End.COMPLETED)
 FAILED = AttemptEnd(end=End.FAILED, failure=Failure(code="training_error", hint="look"))
 
 
-def create(database: Database, *, after: int = 0) -> str:
+def create(database: Database, *, after: int = 0, **order: Any) -> str:
     """A queued run, `after` seconds past noon."""
     with database.transaction() as session:
         at = NOON + after * SECOND
-        run = lifecycle.create_run(session, make_config(), name="n", dataset=FACTS, now=at)
-        return run.id
+        wanted = Order(name="n", **order)
+        return lifecycle.create_run(session, make_config(), wanted, dataset=FACTS, now=at).id
 
 
-def claim(database: Database, *, owner: str = "w1", after: int = 0) -> Lease | None:
+def claim(database: Database, *, worker: str = "w1", after: int = 0) -> Lease | None:
     with database.transaction() as session:
-        return lifecycle.claim_next(session, owner=owner, now=NOON + after * SECOND, ttl=TTL)
+        return lifecycle.claim_next(session, worker=worker, now=NOON + after * SECOND, ttl=TTL)
 
 
 def claimed(database: Database) -> Lease:
@@ -51,7 +52,8 @@ def get(database: Database, run_id: str) -> Run:
 
 def finish(database: Database, lease: Lease, end: AttemptEnd, *, after: int = 1) -> RunStatus:
     with database.transaction() as session:
-        return lifecycle.finish(session, lease, end, now=NOON + after * SECOND)
+        at = NOON + after * SECOND
+        return lifecycle.finish(session, lease, end, now=at, policy=POLICY)
 
 
 def cancel(database: Database, run_id: str) -> Run:
@@ -59,15 +61,31 @@ def cancel(database: Database, run_id: str) -> Run:
         return lifecycle.request_cancel(session, run_id, now=NOON)
 
 
-def expire(database: Database, *, after: int, max_crashes: int = 3) -> list[str]:
+def pause(database: Database, run_id: str) -> Run:
+    with database.transaction() as session:
+        return lifecycle.request_pause(session, run_id, now=NOON)
+
+
+def resume(database: Database, run_id: str, *, after: int = 5) -> Run:
+    with database.transaction() as session:
+        return lifecycle.resume_run(session, run_id, now=NOON + after * SECOND)
+
+
+def expire(database: Database, *, after: int) -> list[str]:
     with database.transaction() as session:
         at = NOON + after * SECOND
-        return list(lifecycle.expire_leases(session, now=at, max_crashes=max_crashes))
+        return list(lifecycle.expire_leases(session, now=at, grace=GRACE, policy=POLICY))
+
+
+def attempts(database: Database, run_id: str) -> list[tuple[int, str | None, str | None]]:
+    with database.reading() as session:
+        rows = queries.list_attempts(session, run_id)
+        return [(row.number, row.end, row.error_code) for row in rows]
 
 
 def test_a_run_is_claimed_once_however_often_the_message_is_delivered(database: Database) -> None:
     run_id = create(database)
-    first, second = claim(database, owner="a"), claim(database, owner="b")
+    first, second = claim(database, worker="a"), claim(database, worker="b")
     assert first == Lease(run_id, 1, first.token if first else "")
     assert second is None
     run = get(database, run_id)
@@ -77,7 +95,7 @@ def test_a_run_is_claimed_once_however_often_the_message_is_delivered(database: 
 def test_many_workers_at_once_claim_each_run_once(database: Database) -> None:
     expected = {create(database, after=n) for n in range(12)}
     with ThreadPoolExecutor(6) as pool:
-        leases = list(pool.map(lambda n: claim(database, owner=f"w{n}", after=60), range(20)))
+        leases = list(pool.map(lambda n: claim(database, worker=f"w{n}", after=60), range(20)))
     taken = [lease.run_id for lease in leases if lease is not None]
     # PostgreSQL skips rows that somebody is just taking, so one pass may leave some behind
     while (lease := claim(database, after=61)) is not None:
@@ -98,7 +116,7 @@ def test_renewing_moves_the_lease_on_and_records_progress(database: Database) ->
         at = NOON + 100 * SECOND
         wish = lifecycle.renew(session, lease, now=at, ttl=TTL, progress={"step": 3})
     run = get(database, lease.run_id)
-    assert wish is False
+    assert wish is None
     assert run.lease_expires_at == NOON + 220 * SECOND
     assert run.progress == {"step": 3}
 
@@ -107,7 +125,7 @@ def test_renewing_tells_the_worker_of_a_wish_to_cancel(database: Database) -> No
     lease = claimed(database)
     cancel(database, lease.run_id)
     with database.transaction() as session:
-        assert lifecycle.renew(session, lease, now=NOON, ttl=TTL) is True
+        assert lifecycle.renew(session, lease, now=NOON, ttl=TTL) is Wish.CANCEL
 
 
 def _renew(database: Database, lease: Lease, after: int) -> object:
@@ -219,17 +237,19 @@ def test_cancelling_an_unknown_run_names_it(database: Database) -> None:
 
 def test_a_run_comes_back_from_a_silent_worker(database: Database) -> None:
     lease = claimed(database)
-    assert expire(database, after=119) == []
-    assert expire(database, after=120) == [lease.run_id]
+    assert expire(database, after=120) == []  # its guard may still be at work
+    assert expire(database, after=134) == []
+    assert expire(database, after=135) == [lease.run_id]
     run = get(database, lease.run_id)
     assert (run.status, run.crashes, run.offered_at) == (RunStatus.QUEUED, 1, None)
+    assert attempts(database, lease.run_id) == [(1, End.LOST, "worker_lost")]
 
 
 def test_a_run_that_keeps_losing_its_worker_fails(database: Database) -> None:
     run_id = create(database)
     for crash in range(3):
         assert claim(database, after=1000 * crash) is not None
-        expire(database, after=1000 * crash + 500, max_crashes=3)
+        expire(database, after=1000 * crash + 500)
     run = get(database, run_id)
     assert (run.status, run.error_code, run.crashes) == (RunStatus.FAILED, "worker_lost", 3)
 
@@ -246,7 +266,7 @@ def test_a_run_is_offered_again_only_when_it_has_waited(database: Database) -> N
 
     def unoffered(before: int) -> list[str]:
         with database.reading() as session:
-            return list(lifecycle.unoffered(session, before=NOON + before * SECOND))
+            return list(lifecycle.unoffered(session, now=NOON, before=NOON + before * SECOND))
 
     assert unoffered(-1) == []
     assert unoffered(0) == [run_id]
@@ -266,6 +286,7 @@ def test_a_run_is_offered_again_only_when_it_has_waited(database: Database) -> N
         {"status": "running"},
         {"lease_token": "t"},
         {"status": "queued", "lease_expires_at": NOON},
+        {"pause_requested_at": NOON},
         {"status": "lost"},
     ],
 )

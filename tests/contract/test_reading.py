@@ -10,11 +10,12 @@ from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database
 from finlora_core.errors import InvalidCursor
 from finlora_core.runs import journal, lifecycle, queries
+from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.reconcile import reconcile
 from finlora_core.runs.status import RunStatus
 from finlora_core.settings import Settings
-from tests.support import FACTS, NOON, ListQueue, make_config
+from tests.support import FACTS, NOON, POLICY, ListQueue, make_config
 
 FILES = [File(path="adapter_model.safetensors", size=3, sha256="a" * 64)]
 
@@ -23,15 +24,15 @@ def create(database: Database, *, second: int = 0, name: str = "n", rank: int = 
     with database.transaction() as session:
         at = NOON + timedelta(seconds=second)
         config = make_config(lora_r=rank)
-        return lifecycle.create_run(session, config, name=name, dataset=FACTS, now=at).id
+        return lifecycle.create_run(session, config, Order(name=name), dataset=FACTS, now=at).id
 
 
 def publish(database: Database, *, name: str) -> Adapter:
     create(database, name=name)
     with database.transaction() as session:
-        lease = lifecycle.claim_next(session, owner="w", now=NOON, ttl=timedelta(minutes=2))
+        lease = lifecycle.claim_next(session, worker="w", now=NOON, ttl=timedelta(minutes=2))
         assert lease is not None
-        lifecycle.finish(session, lease, AttemptEnd(end=End.COMPLETED), now=NOON)
+        lifecycle.finish(session, lease, AttemptEnd(end=End.COMPLETED), now=NOON, policy=POLICY)
         run = queries.get_run(session, lease.run_id)
         return registry.add_adapter(session, run, registry.adapter_id(run.id, 1), FILES)
 
@@ -170,7 +171,7 @@ def test_reconciling_takes_a_run_back_from_a_silent_worker(
 ) -> None:
     run_id = create(database)
     with database.transaction() as session:  # long ago: the lease has expired since
-        lifecycle.claim_next(session, owner="w", now=NOON, ttl=timedelta(minutes=2))
+        lifecycle.claim_next(session, worker="w", now=NOON, ttl=timedelta(minutes=2))
     queue = ListQueue()
     reconcile(database, queue, settings)
     with database.reading() as session:

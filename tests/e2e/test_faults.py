@@ -33,7 +33,7 @@ SHORT = {
 def frail(tmp_path: Path, data: Path, tiny_base: Path) -> Iterator[Stack]:
     """A stack of its own, to be broken, that notices a lost worker in seconds."""
     settings = stack_settings(
-        tmp_path, data, tiny_base, lease_seconds=12, fence_seconds=10, stop_grace_seconds=1
+        tmp_path, data, tiny_base, lease_seconds=12, fence_seconds=5, stop_grace_seconds=1
     )
     with running_stack(settings) as stack:
         yield stack

@@ -1,52 +1,77 @@
-"""What a run becomes when an attempt ends, and when a worker is lost."""
+"""What a run becomes when an attempt ends."""
 
 import pytest
 
-from finlora_core.runs.outcome import End, next_status, status_after_loss
+from finlora_core.runs.outcome import AttemptEnd, End, Failure, RetryPolicy, Wish, next_status
 from finlora_core.runs.status import TRANSITIONS, RunStatus
+from finlora_core.training.diagnose import RETRIED, FailureCode, failure
+
+POLICY = RetryPolicy(max_crashes=3, backoff=30)
+BAD_DATA = failure(FailureCode.DATASET_UNREADABLE)
+NCCL = failure(FailureCode.NCCL_ERROR)
+LOST = failure(FailureCode.WORKER_LOST)
 
 
 @pytest.mark.parametrize(
-    ("end", "cancel_requested", "status"),
+    ("end", "failure", "wish", "status"),
     [
-        (End.COMPLETED, False, "succeeded"),
-        (End.COMPLETED, True, "succeeded"),  # finished work beats a late wish
-        (End.FAILED, False, "failed"),
-        (End.FAILED, True, "cancelled"),
-        (End.STOPPED, True, "cancelled"),
-        (End.DRAINED, False, "queued"),
-        (End.DRAINED, True, "cancelled"),
+        (End.COMPLETED, None, None, "succeeded"),
+        (End.COMPLETED, None, Wish.CANCEL, "succeeded"),  # finished work beats a late wish
+        (End.COMPLETED, None, Wish.PAUSE, "succeeded"),
+        (End.FAILED, BAD_DATA, None, "failed"),
+        (End.FAILED, BAD_DATA, Wish.CANCEL, "cancelled"),
+        (End.FAILED, BAD_DATA, Wish.PAUSE, "failed"),
+        (End.FAILED, NCCL, None, "queued"),
+        (End.FAILED, NCCL, Wish.CANCEL, "cancelled"),
+        (End.FAILED, NCCL, Wish.PAUSE, "paused"),
+        (End.STOPPED, None, Wish.CANCEL, "cancelled"),
+        (End.STOPPED, None, Wish.PAUSE, "paused"),
+        (End.DRAINED, None, None, "queued"),
+        (End.DRAINED, None, Wish.CANCEL, "cancelled"),
+        (End.DRAINED, None, Wish.PAUSE, "paused"),
+        (End.LOST, LOST, None, "queued"),
+        (End.LOST, LOST, Wish.CANCEL, "cancelled"),
+        (End.LOST, LOST, Wish.PAUSE, "paused"),
     ],
 )
 def test_what_an_attempt_showed_decides_the_runs_status(
-    end: End, cancel_requested: bool, status: str
+    end: End, failure: Failure | None, wish: Wish | None, status: str
 ) -> None:
-    assert next_status(end, cancel_requested=cancel_requested) == status
+    attempt = AttemptEnd(end=end, failure=failure)
+    assert next_status(attempt, wish=wish, crashes=1, policy=POLICY) == status
 
 
 @pytest.mark.parametrize("end", End)
-@pytest.mark.parametrize("cancel_requested", [False, True])
-def test_no_attempt_leaves_a_run_running(end: End, cancel_requested: bool) -> None:
-    after = next_status(end, cancel_requested=cancel_requested)
+@pytest.mark.parametrize("wish", [None, *Wish])
+def test_no_attempt_leaves_a_run_running(end: End, wish: Wish | None) -> None:
+    attempt = AttemptEnd(end=end, failure=BAD_DATA if end is End.FAILED else None)
+    after = next_status(attempt, wish=wish, crashes=1, policy=POLICY)
     assert after in TRANSITIONS[RunStatus.RUNNING]
 
 
+@pytest.mark.parametrize("failure", [NCCL, LOST], ids=["nccl", "lost"])
 @pytest.mark.parametrize(
-    ("cancel_requested", "crashes", "max_crashes", "status"),
+    ("wish", "crashes", "status"),
     [
-        (False, 1, 3, "queued"),
-        (False, 2, 3, "queued"),
-        (False, 3, 3, "failed"),
-        (False, 4, 3, "failed"),
-        (False, 1, 1, "failed"),
-        (True, 1, 3, "cancelled"),
-        (True, 3, 3, "cancelled"),
+        (None, 2, "queued"),
+        (None, 3, "failed"),
+        (None, 4, "failed"),
+        (Wish.PAUSE, 3, "failed"),
+        (Wish.CANCEL, 3, "cancelled"),
     ],
 )
-def test_a_run_that_loses_its_worker_tries_again_until_it_has_lost_too_many(
-    cancel_requested: bool, crashes: int, max_crashes: int, status: str
+def test_a_run_that_crashes_is_tried_again_until_it_has_crashed_too_often(
+    failure: Failure, wish: Wish | None, crashes: int, status: str
 ) -> None:
-    after = status_after_loss(
-        cancel_requested=cancel_requested, crashes=crashes, max_crashes=max_crashes
-    )
-    assert after == status
+    attempt = AttemptEnd(end=End.FAILED, failure=failure)
+    assert next_status(attempt, wish=wish, crashes=crashes, policy=POLICY) == status
+
+
+@pytest.mark.parametrize("code", FailureCode)
+def test_only_what_may_go_away_by_itself_is_retried(code: FailureCode) -> None:
+    expected = {"nccl_error", "stalled", "trainer_killed", "worker_lost"}
+    assert (code.value in expected) == (code in RETRIED) == failure(code).is_retried
+
+
+def test_retries_wait_longer_each_time_and_never_more_than_an_hour() -> None:
+    assert [POLICY.delay(crashes) for crashes in (0, 1, 2, 3, 4, 60)] == [0, 0, 30, 90, 210, 3600]

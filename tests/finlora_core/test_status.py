@@ -15,6 +15,10 @@ ALLOWED = {
     ("running", "failed"),
     ("running", "cancelled"),
     ("running", "queued"),
+    ("running", "paused"),
+    ("queued", "paused"),
+    ("paused", "queued"),
+    ("paused", "cancelled"),
 }
 
 PAIRS = tuple(product(RunStatus, RunStatus))

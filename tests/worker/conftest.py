@@ -17,13 +17,14 @@ from finlora_core.datasets.check import check_dataset
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
 from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.lifecycle import Order
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
 from tests.support import make_config, write_dataset
 from worker.bench import Bench
 
 GOOD = """
-from tests.support import write_adapter
+from tests.lora import write_adapter
 write_adapter(output)
 metric(step=1, loss=0.5)
 progress(step=1, max_steps=1, percent=100.0)
@@ -48,6 +49,50 @@ def complete():
 print("training with", sys.executable, flush=True)
 """
 
+STEPPING = """
+import re, struct, zipfile
+def note(text):
+    with (root.parent / "history.txt").open("a") as file:
+        file.write(text + "\\n")
+def checkpoint(step):
+    folder = output / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    tensors = struct.pack("<Q", len(header)) + header + struct.pack("<f", step)
+    (folder / "adapter_model.safetensors").write_bytes(tensors)
+    (folder / "adapter_config.json").write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("data", str(step))
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    with (root / "saved.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step}) + "\\n")
+def resumed():
+    found = re.search("^resume_from_checkpoint: (.*)$", (root / "axolotl.yaml").read_text(), re.M)
+    if found is None:
+        return 0
+    return json.loads((Path(found[1]) / "trainer_state.json").read_text())["global_step"]
+def train(steps, pace=0.02, every=3):
+    start = resumed()
+    note(f"from {start}")
+    for step in range(start + 1, steps + 1):
+        time.sleep(pace)
+        progress(step=step, max_steps=steps, percent=100 * step / steps)
+        note(str(step))
+        if (root / "stop_requested").exists() and step < steps:
+            checkpoint(step)
+            (root / "stopped.json").write_text(json.dumps({"step": step}))
+            sys.exit(0)
+        if step % every == 0:
+            checkpoint(step)
+    save_adapter()
+    complete()
+def save_adapter(**how):
+    from tests.lora import write_adapter
+    write_adapter(output, **how)
+"""
+"""A trainer that saves checkpoints, goes on from them, and stops when it is asked to."""
+
 BenchWith = Callable[[str], Bench]
 
 
@@ -58,7 +103,7 @@ def bench_with(settings: Settings, sqlite: Database, tmp_path: Path) -> BenchWit
     def build(trainer: str) -> Bench:
         script = tmp_path / "trainer.py"
         here = f"import sys; sys.path.insert(0, {str(Path.cwd())!r})\n"
-        script.write_text(here + PROLOGUE + textwrap.dedent(trainer))
+        script.write_text(here + PROLOGUE + STEPPING + textwrap.dedent(trainer))
         settings.runs.mkdir(parents=True, exist_ok=True)
         return Bench(
             settings=settings,
@@ -88,9 +133,8 @@ def run_id(settings: Settings, sqlite: Database, model: Path) -> str:
         write_dataset(settings.datasets[0] / "train.jsonl"), shown_as="train.jsonl"
     )
     with sqlite.transaction() as session:
-        run = lifecycle.create_run(
-            session, make_config(), name="sentiment", dataset=facts, now=now(session)
-        )
+        order = Order(name="sentiment")
+        run = lifecycle.create_run(session, make_config(), order, dataset=facts, now=now(session))
         return run.id
 
 

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from finlora_core.runs import journal, lifecycle
 from finlora_core.runs.status import RunStatus
 from finlora_core.settings import Settings
 from finlora_core.training.files import AttemptFiles
-from tests.support import eventually
+from tests.support import POLICY, eventually
 from tests.worker.conftest import GOOD, BenchWith
 from worker.attempt import claim, run_attempt, work_until_idle
 from worker.bench import Bench
@@ -136,12 +135,12 @@ BAD_ENDS = [
     pytest.param("pass", "training_error", id="exit 0 without the marker"),
     pytest.param("complete()", "invalid_adapter", id="marker without an adapter"),
     pytest.param(
-        "from tests.support import write_adapter; write_adapter(output, fill=0.0); complete()",
+        "from tests.lora import write_adapter; write_adapter(output, fill=0.0); complete()",
         "invalid_adapter",
         id="an adapter that changes nothing",
     ),
     pytest.param(
-        "from tests.support import write_adapter; write_adapter(output); complete(); sys.exit(1)",
+        "from tests.lora import write_adapter; write_adapter(output); complete(); sys.exit(1)",
         "training_error",
         id="marker but exit 1",
     ),
@@ -150,7 +149,11 @@ BAD_ENDS = [
         "cuda_out_of_memory",
         id="CUDA out of memory",
     ),
-    pytest.param("os.kill(os.getpid(), signal.SIGKILL)", "host_out_of_memory", id="killed"),
+    pytest.param(
+        "print('OSError: [Errno 12] Cannot allocate memory'); sys.exit(1)",
+        "host_out_of_memory",
+        id="out of memory",
+    ),
     pytest.param(
         "print('OSError: [Errno 28] No space left on device'); sys.exit(1)",
         "disk_full",
@@ -288,8 +291,8 @@ def test_a_run_taken_over_is_trained_in_a_folder_of_its_own(
     bench = bench_with(GOOD)
     assert claim(bench) is not None  # a first worker that is never heard of again
     with sqlite.transaction() as session:
-        later = now(session) + timedelta(hours=1)
-        lifecycle.expire_leases(session, now=later, max_crashes=3)
+        [(_, lost)] = lifecycle.held_leases(session)
+        lifecycle.take_back(session, lost, now=now(session), policy=POLICY)
     work_until_idle(bench)
     assert (seen().status, seen().attempt) == (RunStatus.SUCCEEDED, 2)
     assert AttemptFiles.of(settings.runs, run_id, 2).completed.is_file()

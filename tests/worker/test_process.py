@@ -5,15 +5,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+import worker.process
+from finlora_core.settings import KILL_MARGIN
+from finlora_core.training.files import ATTEMPT_DIR
 from tests.support import eventually
-from worker.process import GuardedProcess
+from tests.worker.test_locks import is_busy
+from worker import locks, survivors
+from worker.process import GUARD, GuardedProcess
 
 GRACE = 0.3  # seconds
+PIPE_BYTES = 65536  # what a pipe holds on Linux
 ENV = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
 # A trainer that will not go: it ignores TERM, as do its rank, a child in another session, and
@@ -39,6 +45,27 @@ child("escaped", escape=True, below="deeper")
 ready("trainer")
 """
 TREE = ("trainer", "rank", "escaped", "deeper")
+
+# One that ignores TERM, with a child that left its group and leaves its own pid again and
+# again: it forks a successor and ends.
+FLEETING = """
+import os, pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if not os.fork():
+    os.setsid()
+    for generation in range(1_000_000):
+        if os.fork():
+            os._exit(0)
+        if generation == 20:
+            pathlib.Path("fleeting").touch()
+time.sleep(60)
+"""
+
+# A guard that neither ends its tree nor hears of its supervisor's end.
+DEAF_GUARD = """
+import subprocess, sys
+subprocess.Popen(sys.argv[4:], start_new_session=True).wait()
+"""
 
 # The worker's side, in a process of its own that can be killed.
 SUPERVISOR = """
@@ -73,6 +100,16 @@ def is_gone(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
+def pids_of(folder: Path) -> list[Path]:
+    return list(folder.glob("*.pid"))
+
+
+def stop_seconds(process: GuardedProcess) -> float:
+    started = time.monotonic()
+    process.stop()
+    return time.monotonic() - started
+
+
 Start = Callable[..., GuardedProcess]
 
 
@@ -81,7 +118,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts guarded processes in the test's own folder, and ends them with it."""
     started: list[GuardedProcess] = []
 
-    def start_one(*command: str, env: dict[str, str] = ENV, silence: float = 60) -> GuardedProcess:
+    def start_one(
+        *command: str,
+        env: dict[str, str] = ENV,
+        silence: float = 60,
+        held: Sequence[int] = (),
+    ) -> GuardedProcess:
         process = GuardedProcess.start(
             command,
             log=tmp_path / "train.log",
@@ -89,6 +131,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             env=env,
             grace=GRACE,
             silence=silence,
+            locks=held,
         )
         started.append(process)
         return process
@@ -96,6 +139,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_one
     for process in started:
         process.stop()
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> dict[str, str]:
+    """The environment of an attempt's processes, by which they can be found."""
+    return {**ENV, ATTEMPT_DIR: str(tmp_path)}
 
 
 def python(code: str) -> tuple[str, str, str]:
@@ -124,7 +173,9 @@ def test_a_trainer_that_still_runs_has_no_exit_code(start: Start) -> None:
 def test_a_command_that_is_not_there_fails_and_says_so_in_the_log(
     start: Start, tmp_path: Path
 ) -> None:
-    assert start("/no/such/command").wait(20) not in (0, None)
+    process = start("/no/such/command")
+    assert process.wait(20) == 127
+    assert process.gone
     assert "/no/such/command" in (tmp_path / "train.log").read_text()
 
 
@@ -203,6 +254,7 @@ def test_stop_ends_a_tree_that_ignores_term_and_a_child_that_left_it(
     pids = [pid(tmp_path, name) for name in TREE]
     process.stop()
     assert [p for p in pids if not is_gone(p)] == []
+    assert process.gone
     assert process.wait(0) == 137
 
 
@@ -281,3 +333,154 @@ def test_the_trainer_dies_with_a_guard_that_was_killed(start: Start, tmp_path: P
     process.guard.send_signal(signal.SIGKILL)
     assert process.wait(20) == -signal.SIGKILL
     assert eventually(lambda: is_gone(trainer))
+
+
+# ---- nothing stays behind a guard that was killed, or stopped
+
+
+def test_a_tree_that_runs_is_not_gone(start: Start) -> None:
+    process = start("/bin/sleep", "60")
+    assert process.wait(0) is None
+    assert not process.gone
+
+
+def test_a_tree_that_ended_by_itself_is_gone(start: Start) -> None:
+    process = start("/bin/sh", "-c", "exit 3")
+    assert process.wait(20) == 3
+    assert process.gone
+
+
+def test_what_a_killed_guard_leaves_behind_is_ended(
+    start: Start, tmp_path: Path, marked: dict[str, str]
+) -> None:
+    """Its rank ignores the trainer's end, and the others are in sessions of their own."""
+    process = start(*python(STUBBORN), env=marked)
+    pids = [pid(tmp_path, name) for name in TREE]
+    process.guard.kill()
+    assert process.wait(20) == -signal.SIGKILL
+    assert [p for p in pids if not is_gone(p)] == []
+    assert process.gone
+
+
+def test_stop_ends_what_a_killed_guard_has_left_behind(
+    start: Start, tmp_path: Path, marked: dict[str, str]
+) -> None:
+    process = start(*python(STUBBORN), env=marked)
+    pids = [pid(tmp_path, name) for name in TREE]
+    process.guard.kill()
+    process.stop()
+    assert [p for p in pids if not is_gone(p)] == []
+    assert process.gone
+
+
+def test_without_a_mark_nobody_can_tell_what_a_killed_guard_has_left_behind(
+    start: Start,
+) -> None:
+    process = start("/bin/sleep", "60")
+    process.guard.kill()
+    assert process.wait(20) == -signal.SIGKILL
+    assert not process.gone
+
+
+def test_a_guard_that_fails_does_not_look_like_one_that_ended_its_tree() -> None:
+    failed = subprocess.run(
+        [sys.executable, str(GUARD), "no number", "60", "", "true"], capture_output=True
+    )
+    assert failed.returncode == -signal.SIGKILL
+    assert b"no number" in failed.stderr
+
+
+def test_stop_wakes_a_guard_that_is_stopped(start: Start, tmp_path: Path) -> None:
+    process = start(*python(STUBBORN))
+    pids = [pid(tmp_path, name) for name in TREE]
+    process.guard.send_signal(signal.SIGSTOP)
+    assert stop_seconds(process) < GRACE + 1
+    assert [p for p in pids if not is_gone(p)] == []
+    assert process.gone
+    assert process.wait(0) == 137
+
+
+def test_stop_kills_a_guard_that_does_not_answer(
+    start: Start, tmp_path: Path, marked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = tmp_path / "deaf_guard.py"
+    guard.write_text(DEAF_GUARD)
+    monkeypatch.setattr(worker.process, "GUARD", guard)
+    process = start(*python(STUBBORN), env=marked)
+    pids = [pid(tmp_path, name) for name in TREE]
+    assert stop_seconds(process) < GRACE + KILL_MARGIN
+    assert [p for p in pids if not is_gone(p)] == []
+    assert process.gone
+    assert process.wait(0) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("trainer", [STUBBORN, FLEETING], ids=["stubborn", "fleeting"])
+@pytest.mark.parametrize("sig", [signal.SIGCONT, signal.SIGSTOP, signal.SIGKILL])
+def test_a_stop_takes_little_more_than_the_grace(
+    start: Start, tmp_path: Path, marked: dict[str, str], trainer: str, sig: signal.Signals
+) -> None:
+    """Whatever happened to the guard just before."""
+    process = start(*python(trainer), env=marked)
+    assert eventually(lambda: (tmp_path / "fleeting").exists() or len(pids_of(tmp_path)) == 4)
+    process.guard.send_signal(sig)
+    assert stop_seconds(process) < GRACE + 1
+    assert survivors.find(tmp_path) == []
+    assert process.gone
+
+
+@pytest.mark.timeout(60)
+def test_a_beat_never_waits_for_a_guard_that_is_stopped(start: Start) -> None:
+    process = start("/bin/sleep", "60")
+    process.guard.send_signal(signal.SIGSTOP)
+    for _ in range(PIPE_BYTES + 1):
+        process.beat()
+    process.guard.send_signal(signal.SIGCONT)
+    process.stop()
+    assert process.wait(0) == 128 + signal.SIGTERM
+
+
+def test_a_beat_for_what_has_ended_is_lost(start: Start) -> None:
+    process = start("/bin/true")
+    process.guard.wait(20)
+    process.beat()
+    assert process.wait(0) == 0
+    process.beat()
+
+
+# ---- locks
+
+
+def test_a_lock_is_free_only_once_the_tree_is_gone(start: Start, tmp_path: Path) -> None:
+    with locks.hold(tmp_path / "lock") as lock:
+        process = start(*python(STUBBORN), held=[lock])
+        for name in TREE:
+            pid(tmp_path, name)
+    assert is_busy(tmp_path / "lock")
+    process.stop()
+    assert not is_busy(tmp_path / "lock")
+
+
+def test_a_lock_outlives_a_killed_guard_with_what_it_left_behind(
+    start: Start, tmp_path: Path
+) -> None:
+    with locks.hold(tmp_path / "lock") as lock:
+        process = start(*python(STUBBORN), held=[lock])
+        pids = [pid(tmp_path, name) for name in TREE]
+    process.guard.kill()
+    assert process.wait(20) == -signal.SIGKILL
+    assert not is_gone(pid(tmp_path, "deeper"))
+    assert is_busy(tmp_path / "lock")
+    for left in pids[1:]:
+        os.kill(left, signal.SIGKILL)
+    assert eventually(lambda: not is_busy(tmp_path / "lock"))
+
+
+def test_several_locks_are_inherited_and_nothing_else(start: Start, tmp_path: Path) -> None:
+    with locks.hold(tmp_path / "run") as run, locks.hold(tmp_path / "gpu") as gpu:
+        process = start("/bin/sh", "-c", "ls -l /proc/$$/fd", held=[run, gpu])
+        assert process.wait(20) == 0
+    log = (tmp_path / "train.log").read_text()
+    assert {line.rpartition("-> ")[2] for line in log.splitlines()[1:]} == {
+        "/dev/null",
+        *(str(tmp_path.resolve() / name) for name in ("train.log", "run", "gpu")),
+    }

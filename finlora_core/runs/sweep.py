@@ -1,0 +1,124 @@
+"""Remove what crashes leave behind. Runs in the API and in every worker, wherever files are.
+
+Only what is known to be nobody's is removed: files of attempts that have ended, that no row
+lists, and that are old enough. Files of runs that this database does not know are somebody
+else's and stay.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from finlora_core.adapters.registry import attempt_of
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.db.models import Adapter, Run
+from finlora_core.db.session import Database, now
+from finlora_core.runs.status import RunStatus
+from finlora_core.settings import Settings
+from finlora_core.training.files import RunFiles
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 500
+"""Runs asked for in one query."""
+
+
+class Sweeper:
+    """A duty of the reconciler: sweeps four times in each grace."""
+
+    def __init__(self, database: Database, store: AdapterStore, settings: Settings) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self._next:
+            sweep(self._database, self._store, self._settings)
+            self._next = time.monotonic() + self._settings.sweep_grace_seconds / 4
+
+
+def sweep(database: Database, store: AdapterStore, settings: Settings) -> None:
+    _sweep_versions(database, store, settings.sweep_grace_seconds)
+    _sweep_runs(database, settings)
+
+
+def _sweep_versions(database: Database, store: AdapterStore, grace: float) -> None:
+    """Folders of versions that were never listed: their attempt ended before it could commit."""
+    # listed before the database is asked: what commits in between is found there
+    folders = [folder for folder in store.versions() if _is_older(folder, grace)]
+    for some in _some_at_once(folders):
+        with database.reading() as session:
+            unlisted = _unlisted(session, [folder.name for folder in some])
+        for folder in some:
+            if folder.name in unlisted:
+                logger.info("removed %s: no adapter is listed for it", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unlisted(session: Session, ids: Collection[str]) -> Collection[str]:
+    listed = set(session.scalars(select(Adapter.id).where(Adapter.id.in_(ids))))
+    attempts = {id: found for id in ids if id not in listed and (found := attempt_of(id))}
+    runs = _runs(session, {run_id for run_id, _ in attempts.values()})
+    return {
+        id
+        for id, (run_id, attempt) in attempts.items()
+        if run_id in runs and not _is_alive(runs[run_id], attempt)
+    }
+
+
+def _sweep_runs(database: Database, settings: Settings) -> None:
+    for some in _some_at_once(_folders(settings.runs)):
+        with database.reading() as session:
+            at, runs = now(session), _runs(session, {folder.name for folder in some})
+        for folder in some:
+            if folder.name in runs:
+                _sweep_run(runs[folder.name], RunFiles(folder), settings, at)
+
+
+def _sweep_run(run: Run, files: RunFiles, settings: Settings, at: datetime) -> None:
+    for folder in files.root.glob("attempt-*"):
+        number = int(folder.name.removeprefix("attempt-"))
+        if not _is_alive(run, number) and _is_older(folder, settings.sweep_grace_seconds):
+            files.attempt(number).discard_scratch()
+    if _needs_no_checkpoints(run, at - timedelta(seconds=settings.keep_checkpoints_seconds)):
+        files.discard_checkpoints()
+
+
+def _needs_no_checkpoints(run: Run, cutoff: datetime) -> bool:
+    """A failed or cancelled run can be retried from them for a while."""
+    if run.status is RunStatus.SUCCEEDED:
+        return True
+    return run.finished_at is not None and run.finished_at <= cutoff
+
+
+def _is_alive(run: Run, attempt: int) -> bool:
+    return run.status is RunStatus.RUNNING and run.attempt == attempt
+
+
+def _runs(session: Session, ids: Collection[str]) -> Mapping[str, Run]:
+    return {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(ids)))}
+
+
+def _some_at_once(folders: Iterable[Path]) -> Iterator[Sequence[Path]]:
+    rest = iter(folders)
+    while some := list(islice(rest, AT_ONCE)):
+        yield some
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else iter(())
+
+
+def _is_older(path: Path, seconds: float) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > seconds
+    except FileNotFoundError:  # another process sweeps too
+        return False

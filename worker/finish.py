@@ -1,0 +1,81 @@
+"""The end of an attempt: its status, the adapter's row and link, or nothing at all."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+
+from finlora_core.adapters import registry
+from finlora_core.adapters.manifest import File
+from finlora_core.db.session import now
+from finlora_core.errors import LeaseLost, NotFound
+from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.lifecycle import Lease
+from finlora_core.runs.outcome import AttemptEnd, RetryPolicy
+from finlora_core.runs.status import RunStatus
+from worker.bench import Bench
+from worker.facts import Attempt
+from worker.heartbeat import boottime
+
+logger = logging.getLogger(__name__)
+
+
+def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]) -> RunStatus:
+    """One transaction: the run's status and, with it, the adapter's row. Then the link."""
+    deadline = boottime() + bench.settings.fence_seconds
+    while True:
+        try:
+            status = _try_finish(bench, attempt, end, files)
+            break
+        except (OperationalError, IntegrityError):
+            # the database is away, or another run has just taken the version's number
+            if boottime() > deadline:
+                raise LeaseLost("the database did not come back in time") from None
+            time.sleep(1)
+    if status is RunStatus.SUCCEEDED:
+        _link_newest(bench, attempt.config.variant, attempt.name)
+    return status
+
+
+def _link_newest(bench: Bench, variant: str, name: str) -> None:
+    """The run has succeeded by now: a link that cannot be made is only said."""
+    linked: str | None = None
+    try:
+        # again when another version has landed meanwhile: its link may have come before ours
+        while (newest := _newest(bench, variant, name)) is not None and newest != linked:
+            bench.store.link(variant, name, newest)
+            linked = newest
+    except (OSError, SQLAlchemyError) as error:
+        logger.warning("lora_adaptors/%s/%s was not linked: %s", variant, name, error)
+
+
+def _newest(bench: Bench, variant: str, name: str) -> str | None:
+    with bench.database.reading() as session:
+        newest = registry.newest_version(session, variant, name)
+        return newest.id if newest else None
+
+
+def _try_finish(
+    bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]
+) -> RunStatus:
+    with bench.database.transaction() as session:
+        policy = RetryPolicy.of(bench.settings)
+        status = lifecycle.finish(session, attempt.lease, end, now=now(session), policy=policy)
+        if status is RunStatus.SUCCEEDED:
+            run = queries.get_run(session, attempt.lease.run_id)
+            id = registry.adapter_id(run.id, attempt.lease.attempt)
+            registry.add_adapter(session, run, id, files)
+    return status
+
+
+def discard_unlisted(bench: Bench, lease: Lease) -> None:
+    """Files without a row go; a commit whose answer was lost has made a row, and they stay."""
+    id = registry.adapter_id(lease.run_id, lease.attempt)
+    with bench.database.reading() as session:
+        try:
+            adapter = registry.get_adapter(session, id)
+        except NotFound:
+            bench.store.discard(id)
+            return
+    _link_newest(bench, adapter.variant, adapter.name)
