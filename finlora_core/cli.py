@@ -12,7 +12,7 @@ from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
 from finlora_core.errors import FinLoRAError
 from finlora_core.settings import Settings, load_settings
-from finlora_core.stack import Stack, running_stack
+from finlora_core.stack import Stack, running_stack, seconds_to_stop
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +31,7 @@ Home = Annotated[
 @app.command()
 def up(port: Port = None, home: Home = None) -> None:
     """Start the whole service here and keep it running: SQLite, a private Redis, the API and
-    one worker. Ctrl-C stops all of it; a run in training goes back to the queue."""
+    one worker. Ctrl-C stops all of it; a run in training saves a checkpoint and is queued."""
     given = {"port": port, "home": home}
     try:
         settings = load_settings(**{k: v for k, v in given.items() if v is not None})
@@ -40,7 +40,7 @@ def up(port: Port = None, home: Home = None) -> None:
         console.print(f"Starting in {settings.home_dir} (about 10 seconds) ...")
         with running_stack(settings) as stack:
             _say_ready(settings, stack)
-            stack.wait()
+            _wait(stack)
     except KeyboardInterrupt:
         console.print("Stopped.")
     except FinLoRAError as error:
@@ -56,6 +56,15 @@ def migrate_database() -> None:
     except FinLoRAError as error:
         raise _give_up(error) from None
     console.print("The database is up to date.")
+
+
+def _wait(stack: Stack) -> None:
+    try:
+        stack.wait()
+    except KeyboardInterrupt:
+        limit = seconds_to_stop(stack.settings)
+        console.print(f"Stopping; a training saves a checkpoint first (at most {limit:g} s) ...")
+        raise
 
 
 def _say_ready(settings: Settings, stack: Stack) -> None:

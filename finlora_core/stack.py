@@ -31,7 +31,7 @@ MAX_SOCKET_PATH = 107
 
 START_SECONDS = 60.0
 STOP_MARGIN = 15.0
-"""Seconds a process may take to leave, beyond the grace that training gets."""
+"""Seconds a process may take to leave, beyond what training gets."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_SECONDS = 0.2
@@ -84,7 +84,7 @@ class Stack:
         for process in reversed(self._processes.values()):
             process.terminate()
             try:
-                process.wait(self.settings.stop_grace_seconds + STOP_MARGIN)
+                process.wait(seconds_to_stop(self.settings))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -184,6 +184,11 @@ def running_stack(settings: Settings) -> Iterator[Stack]:
         yield stack
     finally:
         stack.stop()
+
+
+def seconds_to_stop(settings: Settings) -> float:
+    """What a worker may take: a checkpoint, or the kill when that takes too long, and to leave."""
+    return settings.drain_seconds + settings.stop_grace_seconds + STOP_MARGIN
 
 
 def free_port() -> int:

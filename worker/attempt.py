@@ -82,7 +82,7 @@ def _attempt(bench: Bench, attempt: Attempt) -> RunStatus:
         watch = Watch(heartbeat, bench.settings, bench.draining.is_set, attempt.seconds_left)
         try:
             # of an earlier attempt: its lease is over, and nobody else may be left to end it
-            survivors.end(attempt.run_files.root, seconds=KILL_MARGIN)
+            _end_survivors(attempt)
             given = prepare(bench, attempt, watch)
             _enter(bench, attempt, Phase.TRAINING)
             train(bench, attempt, given, watch)
@@ -94,6 +94,12 @@ def _attempt(bench: Bench, attempt: Attempt) -> RunStatus:
         except Exception as error:
             end = _unexpected(error)
     return finish(bench, attempt, end, files)
+
+
+def _end_survivors(attempt: Attempt) -> None:
+    """The run's lock would keep us out too, but what a trainer starts need not inherit it."""
+    if not survivors.end(attempt.run_files.root, seconds=KILL_MARGIN):
+        raise LeaseLost("an earlier attempt is still running here and cannot be ended")
 
 
 def _load(bench: Bench, lease: Lease) -> Attempt:

@@ -18,6 +18,8 @@ from unicodedata import normalize
 
 import torch
 from axolotl.integrations.base import BasePlugin
+from peft import get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -40,8 +42,7 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         super().__init__()
         self._files = AttemptFiles(Path(os.environ[ATTEMPT_DIR]))
         self._facts: dict[str, Any] = {}
-        every = float(os.environ.get(CHECKPOINT_SECONDS, "inf"))
-        self._checkpoints = Checkpoints(self._files, every)
+        self._checkpoints = Checkpoints(self._files, float(os.environ[CHECKPOINT_SECONDS]))
 
     def pre_model_load(self, cfg: Any) -> None:
         # Axolotl seeds after the adapter's weights are made, so runs would not repeat
@@ -74,8 +75,9 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         # the supervisor takes checkpoints away: the trainer's own rotation would fall over a
         # folder that vanishes while it looks
         trainer.args.save_total_limit = None
-        trainer.add_callback(Reporter(self._files, self._facts))
+        self._checkpoints.resumed_from = cfg.resume_from_checkpoint
         trainer.add_callback(self._checkpoints)
+        trainer.add_callback(Reporter(self._files, self._facts))
 
     def post_train_unload(self, cfg: Any) -> None:
         """Called last, after the adapter has been saved."""
@@ -167,12 +169,20 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self._files = files
         self._seconds = seconds
         self._last_save = time.monotonic()
+        self.resumed_from: str | None = None
         self.stopped_at: int | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        **_: Any,
     ) -> None:
         self._last_save = time.monotonic()
+        if self.resumed_from and (absent := absent_tensors(model, Path(self.resumed_from))):
+            raise SystemExit(f"{self.resumed_from} does not fit the model: no {min(absent)} in it")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -196,6 +206,14 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         control.should_save = control.should_log = control.should_training_stop = True
         control.should_evaluate = False
         self.stopped_at = state.global_step
+
+
+def absent_tensors(model: torch.nn.Module, checkpoint: Path) -> set[str]:
+    """What the model trains and the checkpoint lacks: PEFT only warns of it, and goes on from
+    fresh weights, as after an upgrade that names them anew."""
+    trained = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    with safe_open(checkpoint / "adapter_model.safetensors", framework="pt") as saved:
+        return trained.difference(saved.keys())
 
 
 def for_the_whole_run(

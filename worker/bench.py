@@ -33,13 +33,18 @@ class Bench:
     hardware: Hardware
     owner: str
     """Host and process (`worker.host.ProcessId`): who holds a run, and whether it is dead."""
-    gpu_lock: Path | None = None
-    """Held by whatever trains on this worker's GPU; a CPU has none."""
+    gpu: str | None = None
+    """UUID of the one GPU that this worker trains on; None on a CPU."""
     host: str = ""
     """One a machine: containers on it have the same."""
     train_command: Callable[[AttemptFiles], Sequence[str]] = axolotl_command
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to shut down: stop training, give the run back."""
+
+    @property
+    def gpu_lock(self) -> Path | None:
+        """Held by whatever trains on the GPU."""
+        return self.settings.home_dir / "locks" / self.gpu if self.gpu else None
 
     def join(self) -> None:
         """Raises `InvalidSettings` when SQLite would have workers on two hosts."""
@@ -80,13 +85,12 @@ class Bench:
     @classmethod
     def build(cls, settings: Settings) -> "Bench":
         hardware = detect(settings.device)
-        gpu = gpu_lock_name(hardware)
         return cls(
             settings=settings,
             database=Database.connect(settings.database),
             store=AdapterStore(settings.adapters),
             hardware=hardware,
-            gpu_lock=settings.home_dir / "locks" / gpu if gpu else None,
+            gpu=gpu_lock_name(hardware),
             owner=str(ProcessId.current()),
             host=ProcessId.current().boot,
         )

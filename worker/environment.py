@@ -21,19 +21,18 @@ _FETCHING_PASSES_ON = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
 def trainer_environment(
-    files: AttemptFiles, temporary: str, *, checkpoint_seconds: float | None = None
+    files: AttemptFiles, temporary: str, *, checkpoint_seconds: float, gpu: str | None = None
 ) -> Mapping[str, str]:
     """Offline, without telemetry, every cache inside the attempt's folder.
 
-    `temporary` must be short: sockets are made in it, whose paths end at 107 bytes.
-    Without `checkpoint_seconds` the trainer saves only where its YAML says so.
+    `temporary` must be short: sockets are made in it, whose paths end at 107 bytes. `gpu` is
+    the one UUID that CUDA is to see: with several, transformers would spread over all of them.
     """
-    every = {} if checkpoint_seconds is None else {CHECKPOINT_SECONDS: str(checkpoint_seconds)}
     return {
         **_base(files),
         "TMPDIR": temporary,
-        ATTEMPT_DIR: str(files.root),
-        **every,
+        **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+        CHECKPOINT_SECONDS: str(checkpoint_seconds),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",  # progress comes from the plugin; bars would fill the log
@@ -55,6 +54,7 @@ def fetch_environment(files: AttemptFiles, settings: Settings) -> Mapping[str, s
 def _base(files: AttemptFiles) -> dict[str, str]:
     return {
         **_from_outside(_PASSED_ON),
+        ATTEMPT_DIR: str(files.root),  # also what a process is found by (worker.survivors)
         "HOME": str(files.cache),
         "HF_HOME": str(files.cache / "huggingface"),
         "PYTHONSAFEPATH": "1",

@@ -36,6 +36,8 @@ class ProcessStat(NamedTuple):
     flags: int
     ticks: int
     """When it started, in clock ticks since the boot: tells it from a later one of its pid."""
+    environment: tuple[int, int]
+    """Where its memory holds that, from and to; zeros while it has no memory."""
 
     @property
     def has_ended(self) -> bool:
@@ -52,7 +54,11 @@ def read_stat(pid: int) -> ProcessStat | None:
     # behind the command's name, which may hold spaces and parentheses; the first is field 3
     fields = text.rpartition(")")[2].split()
     return ProcessStat(
-        state=fields[0], group=int(fields[2]), flags=int(fields[6]), ticks=int(fields[19])
+        state=fields[0],
+        group=int(fields[2]),
+        flags=int(fields[6]),
+        ticks=int(fields[19]),
+        environment=(int(fields[47]), int(fields[48])),
     )
 
 

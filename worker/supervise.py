@@ -6,6 +6,7 @@ is the loop at the end.
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -177,6 +178,7 @@ def _make_sure(process: GuardedProcess) -> None:
     """No status says that a run has stopped while a process of it lives: rather keep the lease."""
     while not process.gone:
         logger.error("a process of the training cannot be ended; trying on")
+        time.sleep(WATCH_SECONDS)
         process.stop()
 
 

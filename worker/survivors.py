@@ -20,6 +20,7 @@ from worker.host import read_stat
 
 POLL_SECONDS = 0.02
 ROUNDS = 10
+MOST_BYTES = 256 * 1024
 
 _MARK = f"{ATTEMPT_DIR}=".encode()
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD in linux/sched.h
@@ -102,7 +103,7 @@ def _look(folder: Path, deadline: float = inf) -> _Look:
             break
         looked_at |= fresh
         for pid in sorted(fresh, reverse=True):  # the newest first: it may be the briefest
-            environment = _read(pid, "environ")
+            environment = _environment(pid)
             if environment is not None and _is_of(folder, environment):
                 process = _Process.alive(pid)
                 found |= {process} if process else set()
@@ -114,11 +115,11 @@ def _pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdecimal()}
 
 
-def _read(pid: int, name: str) -> bytes | None:
-    """Nothing for a process without memory of its own; None when it is not ours to read."""
+def _environment(pid: int) -> bytes | None:
+    """Empty for a process without memory of its own; None when it is not ours to read."""
     try:
-        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
-            return file.readall()
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            return file.read(MOST_BYTES)  # at once: an exec between two reads would cut it off
     except PermissionError:
         return None
     except (FileNotFoundError, ProcessLookupError):
@@ -135,8 +136,12 @@ def _is_of(folder: Path, environment: bytes) -> bool:
 
 
 def _is_changing(pid: int) -> bool:
-    """Amid exec or exit a process shows neither environment nor command: look again."""
+    """Whether it was amid exec or exit when it showed no environment: look again.
+
+    Otherwise it really has none.
+    """
     stat = read_stat(pid)
     if stat is None or stat.has_ended or stat.flags & _KERNEL_THREAD:
         return False
-    return not _read(pid, "cmdline")
+    start, end = stat.environment
+    return end == 0 or start < end

@@ -57,7 +57,10 @@ def train_from(
     keeper = Keeper(attempt.run_files, attempt.lease.attempt, attempt.lineage, watch.heartbeat)
     with TemporaryDirectory(prefix="finlora-", ignore_cleanup_errors=True) as temporary:
         env = trainer_environment(
-            attempt.files, temporary, checkpoint_seconds=bench.settings.checkpoint_seconds
+            attempt.files,
+            temporary,
+            checkpoint_seconds=bench.settings.checkpoint_seconds,
+            gpu=bench.gpu,
         )
         process = launch(bench, attempt, bench.train_command(attempt.files), env)
         code = supervise_training(process, watch, steps, keeper)

@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 
 from finlora_core import settings as settings_module
 from finlora_core.settings import Settings, load_settings
-from finlora_core.stack import STOP_MARGIN
+from finlora_core.stack import seconds_to_stop
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -366,7 +366,7 @@ def test_git_ignores_the_secrets() -> None:
 
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_worker_has_time_to_stop_its_training_and_give_the_run_back(worker: str) -> None:
-    needed = Settings.model_fields["stop_grace_seconds"].default + STOP_MARGIN
+    needed = seconds_to_stop(load_settings())
     assert in_seconds(SERVICES[worker]["stop_grace_period"]) > needed
 
 

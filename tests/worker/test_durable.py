@@ -308,10 +308,10 @@ def test_a_run_whose_lock_is_held_is_left_to_its_lease(
 
 
 def test_a_worker_whose_gpu_is_in_use_claims_nothing(
-    bench_with: BenchWith, run_id: str, seen: Seen, tmp_path: Path
+    bench_with: BenchWith, run_id: str, seen: Seen
 ) -> None:
-    bench = replace(bench_with("train(3)"), gpu_lock=tmp_path / "locks" / "GPU-1")
-    with hold(tmp_path / "locks" / "GPU-1"):
+    bench = replace(bench_with("train(3)"), gpu="GPU-1")
+    with hold(bench.settings.home_dir / "locks" / "GPU-1"):
         work_until_idle(bench)
         assert (seen().status, seen().attempt) == (RunStatus.QUEUED, 0)
     work_until_idle(bench)

@@ -183,10 +183,9 @@ def test_strangers_in_its_group_live_on(run: RunFiles, spawn: Spawn) -> None:
 def test_a_stranger_that_leads_its_group_lives_on(
     run: RunFiles, spawn: Spawn, tmp_path: Path
 ) -> None:
-    shell = (
-        f"{ATTEMPT_DIR}={run.attempt(1).root} sleep 60 & echo $! > new; mv new sh.pid; wait; read"
-    )
-    stranger = spawn(run.attempt(1), "/bin/sh", "-c", f"{shell} x; sleep 60", env=dict(os.environ))
+    mark = f"{ATTEMPT_DIR}={run.attempt(1).root}"
+    shell = f"{mark} sleep 60 & echo $! > new; mv new sh.pid; exec sleep 60"
+    stranger = spawn(run.attempt(1), "/bin/sh", "-c", shell, env=dict(os.environ))
     ended = pid(tmp_path, "sh")
     assert eventually(lambda: survivors.find(run.root) == [ended])
     assert survivors.end(run.root, seconds=20)
