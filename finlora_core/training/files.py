@@ -129,7 +129,8 @@ class AttemptFiles:
 
     def forget(self) -> None:
         """What a training of this attempt said before it is started once more."""
-        for file in (self.failure, self.saved, self.stop_requested, self.stopped, self.completed):
+        said = (self.progress, self.failure, self.saved, self.stopped, self.completed)
+        for file in (*said, self.stop_requested):
             file.unlink(missing_ok=True)
 
     def discard_scratch(self) -> None:

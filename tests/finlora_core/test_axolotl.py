@@ -1,5 +1,6 @@
 """What Axolotl is told: FinLoRA's values, and no key that Axolotl does not know."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ OURS = {
     "logging_steps",  # often enough for a curve
     "tokenizer_type",  # FinLoRA's loses the spaces
 }  # fmt: skip
+
+RESUME = "resume_from_checkpoint"
 
 
 def config(**keys: Any) -> RunConfig:
@@ -168,6 +171,12 @@ def test_training_reads_what_the_worker_found_and_writes_into_its_attempts_folde
     assert found["seed"] == 7
 
 
+def test_only_a_training_that_goes_on_from_a_checkpoint_names_one() -> None:
+    checkpoint = "/runs/run_1/checkpoints/attempt-1/checkpoint-120"
+    resumed = render(config(), replace(GIVEN, resume_from=checkpoint), FILES, Hardware.CUDA)
+    assert resumed == {**rendered(), RESUME: checkpoint}
+
+
 @pytest.mark.parametrize(
     ("rows", "batch", "accumulation", "epochs", "steps"),
     [
@@ -233,7 +242,7 @@ def test_axolotl_knows_every_key_it_is_given() -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from axolotl.utils.schemas.datasets import SFTDataset, UserDefinedPrompterType
 
-    keys = {key for hardware in Hardware for key in rendered(hardware)}
+    keys = {key for hardware in Hardware for key in rendered(hardware)} | {RESUME}
     dataset = rendered()["datasets"][0]
     assert keys - _keys_of(AxolotlInputConfig) == set()
     assert dataset.keys() - _keys_of(SFTDataset) == set()

@@ -175,6 +175,7 @@ def test_a_checkpoint_that_does_not_load_is_set_aside_and_the_one_before_is_trie
 ) -> None:
     picky = """
     if resumed() == 6:
+        progress(step=6, max_steps=12, percent=50)
         sys.exit("optimizer.pt: these are not the shapes of this model")
     train(12) if resumed() else (checkpoint(3), checkpoint(6), time.sleep(60))
     """
@@ -191,6 +192,7 @@ def test_when_no_checkpoint_loads_the_training_begins_again(
 ) -> None:
     picky = """
     if resumed():
+        progress(step=resumed(), max_steps=12, percent=50)
         sys.exit("does not load")
     checkpoint(3), checkpoint(6)
     if len(list(root.parent.glob("attempt-*"))) == 1:
