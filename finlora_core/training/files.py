@@ -1,10 +1,10 @@
 """Where a run's files lie on the worker that trains it.
 
-    runs/run_…/
-      lock                                  held while a process of the run lives on this host
-      attempt-2/                            the only place that attempt's processes write to
-      checkpoints/attempt-1/checkpoint-120/ judged whole by the supervisor, and marked
-      set_aside/…                           checkpoints that did not load
+runs/run_…/
+  lock                                  held while a process of the run lives on this host
+  attempt-2/                            the only place that attempt's processes write to
+  checkpoints/attempt-1/checkpoint-120/ judged whole by the supervisor, and marked
+  set_aside/…                           checkpoints that did not load
 """
 
 import shutil

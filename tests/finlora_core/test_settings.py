@@ -134,7 +134,9 @@ def test_timings_under_which_two_workers_could_train_one_run_are_refused(
 ) -> None:
     said = refusal(lease_seconds=120, fence_seconds=fence, stop_grace_seconds=grace)
     assert said.startswith("fence_seconds")
-    total = f"{fence} + stop_grace_seconds {grace} + 5 to kill what ignores it = {fence + grace + 5}"
+    total = (
+        f"{fence} + stop_grace_seconds {grace} + 5 to kill what ignores it = {fence + grace + 5}"
+    )
     assert f"fence_seconds {total} must stay below lease_seconds 120" in said
 
 
