@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos bench-cancel check format constraints clean
+.PHONY: help setup demo test chaos mutants bench-cancel check format constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,6 +26,9 @@ DB ?= sqlite
 
 chaos: setup ## kill everything at random and count what is lost: KILLS=100 SEED=1 DB=sqlite|postgres
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED) --db $(DB)
+
+mutants: setup ## break each guard of the run protocol in a copy: do the tests notice? (about 20 minutes)
+	@$(BIN)/python -m tests.mutants
 
 bench-cancel: setup ## how long a cancelled training's processes live (about 5 minutes)
 	@$(BIN)/python -m benchmarks.cancel

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Run
@@ -34,6 +34,9 @@ from tests.contract.test_lifecycle import (
     pause,
 )
 from tests.support import NOON, POLICY, eventually
+
+only_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+"""On SQLite nobody else writes while a transaction is open."""
 
 Write = Callable[[Session, Lease], object]
 Answer = object
@@ -170,8 +173,8 @@ SITUATIONS: Mapping[Callable[[Database], Lease], Sequence[Write]] = {
     queued: (claim_next, cancel, ask_to_pause, resume, offer),
     paused: (claim_next, cancel, ask_to_pause, resume, offer),
     claimed: (
-        renew, begin_publishing, record_start, complete, stop, drain,
-        expire, take_back, cancel, ask_to_pause, resume, offer,
+        renew, begin_publishing, complete, stop, expire, take_back,
+        cancel, ask_to_pause, resume, offer,
     ),
 }  # fmt: skip
 
@@ -255,6 +258,24 @@ def test_a_lease_that_is_just_being_renewed_is_not_taken_away(database: Database
     assert (run.status, run.lease_expires_at) == (RunStatus.RUNNING, SOON + TTL)
 
 
+@only_postgresql
+@pytest.mark.parametrize(("write", "nothing"), [(claim_next, None), (expire, 0)])
+@pytest.mark.parametrize("situation", [queued, claimed])
+def test_what_is_for_all_runs_does_not_wait_for_one_that_is_being_written(
+    database: Database,
+    situation: Callable[[Database], Lease],
+    write: Write,
+    nothing: Answer,
+) -> None:
+    """A worker that froze in the middle of a transaction must not stop all others."""
+    lease = situation(database)
+    with database.transaction() as session:
+        cancel(session, lease)
+        with database.transaction() as other:
+            other.execute(text("SET LOCAL lock_timeout = 1000"))
+            assert _answer(other, lease, write) == nothing
+
+
 @pytest.mark.parametrize("write", [renew, begin_publishing, record_start, complete, drain])
 def test_a_worker_that_is_just_losing_its_run_writes_nothing(
     database: Database, write: Write
@@ -298,21 +319,30 @@ def test_a_run_that_is_just_beginning_to_publish_is_not_paused(database: Databas
 # ---- what makes it so
 
 
+@only_postgresql
 def test_what_a_session_has_read_before_does_not_decide(database: Database) -> None:
-    if database.engine.dialect.name == "sqlite":
-        pytest.skip("nobody else writes while a transaction of SQLite is open")
     run_id = create(database)
     with database.transaction() as session:
-        assert session.get_one(Run, run_id).status is RunStatus.QUEUED
+        read = session.get_one(Run, run_id)  # kept: the session forgets what nobody holds
+        assert read.status is RunStatus.QUEUED
         lease = claim(database)
         assert lease is not None
         assert lifecycle.request_pause(session, run_id, now=NOON).status is RunStatus.RUNNING
     with database.transaction() as session:
-        assert session.get_one(Run, run_id).wish is Wish.PAUSE
+        read = session.get_one(Run, run_id)
+        assert read.wish is Wish.PAUSE
         with database.transaction() as other:
             cancel(other, lease)
         assert lifecycle.renew(session, lease, now=NOON, ttl=TTL) is Wish.CANCEL
     assert finish(database, lease, STOPPED) is RunStatus.CANCELLED
+
+
+def test_an_attempt_has_an_end_when_it_has_ended_and_only_then(database: Database) -> None:
+    claimed(database)
+    for values in ("ended_at = started_at", "\"end\" = 'lost'"):
+        change = text(f"UPDATE attempts SET {values}")  # noqa: S608  # our names
+        with pytest.raises(IntegrityError), database.engine.begin() as connection:
+            connection.execute(change)
 
 
 def test_a_transaction_on_sqlite_is_the_only_writer_from_its_start(sqlite: Database) -> None:
