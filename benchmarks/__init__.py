@@ -1,0 +1,1 @@
+"""Measurements of the service, each a program whose last line is JSON."""
