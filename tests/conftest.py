@@ -4,6 +4,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,27 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite")
         return
-    server: URL = request.getfixturevalue("postgresql")
+    with _database_of(request.getfixturevalue("postgresql"), f"TEMPLATE {TEMPLATE}") as database:
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def blank_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """One of each kind before its first migration."""
+    if request.param == "sqlite":
+        database = Database.connect(make_url(f"sqlite:///{tmp_path / 'blank.db'}"))
+        yield database
+        database.close()
+        return
+    with _database_of(request.getfixturevalue("postgresql"), "") as database:
+        yield database
+
+
+@contextmanager
+def _database_of(server: URL, made_from: str) -> Iterator[Database]:
+    """Made for one test, and dropped after it."""
     name = f"test_{uuid.uuid4().hex}"
-    _run_sql(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    _run_sql(server, f"CREATE DATABASE {name} {made_from}")
     database = Database.connect(server.set(database=name))
     yield database
     database.close()
