@@ -7,8 +7,9 @@ now and then. When that end closes, be it on purpose, by a crash or by kill -9, 
 stays silent too long (a supervisor that is stopped cannot renew its lease), the trainer's
 group gets TERM, then KILL after the grace, and then every process that had escaped into a
 session of its own: as a subreaper the guard inherits those. It exits as the trainer did
-when nothing is left; it dies by a signal when it cannot make sure of that, and then the
-supervisor has to. Standard library only.
+when nothing is left, or with SILENCED, since a trainer that was stopped for silence has done
+nothing wrong; it dies by a signal when it cannot make sure that nothing is left, and then
+the supervisor has to. Standard library only.
 
     python guard.py GRACE_SECONDS SILENCE_SECONDS FD[,FD...]|"" COMMAND [ARGUMENT ...]
 
@@ -32,6 +33,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 POLL_SECONDS = 0.05
 NOT_STARTED = 127  # as a shell says it
+SILENCED = 124  # as timeout(1) says it: the supervisor was not heard of for too long
 
 
 def main() -> int:
@@ -43,14 +45,22 @@ def main() -> int:
     except OSError as error:
         print(error, file=sys.stderr)
         return NOT_STARTED
+    was_silent = _watch(trainer, silence)
+    _end(trainer, grace)
+    return SILENCED if was_silent else _exit_code(trainer)
+
+
+def _watch(trainer: subprocess.Popen[bytes], silence: float) -> bool:
+    """Until it ends, or is to be ended; whether that is for the supervisor's silence."""
     heard = _now()
-    while not _has_ended(trainer) and _now() - heard < silence:
+    while not _has_ended(trainer):
+        if _now() - heard >= silence:
+            return True
         said = _listen()
         if said == b"":
-            break
+            return False
         heard = _now() if said else heard
-    _end(trainer, grace)
-    return _exit_code(trainer)
+    return False
 
 
 def _start(command: Sequence[str], locks: Sequence[int]) -> subprocess.Popen[bytes]:

@@ -19,6 +19,7 @@ from finlora_core.training import checkpoints
 from finlora_core.training.checkpoints import Lineage
 from finlora_core.training.diagnose import FailureCode, failure
 from finlora_core.training.files import AttemptFiles, RunFiles
+from worker.guard import SILENCED
 from worker.heartbeat import Heartbeat, boottime
 from worker.process import GuardedProcess
 from worker.tail import Tail, read_json, read_json_lines
@@ -182,6 +183,14 @@ def _make_sure(process: GuardedProcess) -> None:
         process.stop()
 
 
+def _own_code(code: int) -> int:
+    """Raises `AttemptEnded` when it was the guard that ended the training, and we who slept:
+    this process was stopped or its machine was, and yet the lease may still be ours."""
+    if code == SILENCED:
+        raise AttemptEnded(_failed(FailureCode.WORKER_LOST))
+    return code
+
+
 def supervise(process: GuardedProcess, watch: Watch) -> int:
     """The exit code of a process that ended by itself, its tree gone.
 
@@ -193,7 +202,7 @@ def supervise(process: GuardedProcess, watch: Watch) -> int:
         if reason := why_stop(watch.look(), watch.settings):
             _stop(process, reason)
     _make_sure(process)
-    return code
+    return _own_code(code)
 
 
 def supervise_training(process: GuardedProcess, watch: Watch, steps: Steps, keeper: Keeper) -> int:
@@ -220,7 +229,7 @@ def supervise_training(process: GuardedProcess, watch: Watch, steps: Steps, keep
         keeper.look()
     if asked and code == 0 and steps.files.stopped.is_file():
         raise AttemptEnded(_ENDS[asked])
-    return code
+    return _own_code(code)
 
 
 def _stop(process: GuardedProcess, reason: Reason) -> None:

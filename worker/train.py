@@ -68,6 +68,9 @@ def train_from(
     failed = _failure(attempt.files, code)
     if failed is None:
         return
+    if failed.is_retried and watch.is_draining():
+        # whoever stops this worker has stopped its trainer too: a host that shuts down does
+        raise AttemptEnded(AttemptEnd(end=End.DRAINED))
     if checkpoint and failed.code == FailureCode.TRAINING_ERROR and not steps.has_moved:
         raise DidNotLoad
     raise AttemptEnded(AttemptEnd(end=End.FAILED, failure=failed))

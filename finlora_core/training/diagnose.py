@@ -94,6 +94,9 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
     }
 )
 
+_FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+"""Signals that a process does not raise by its own fault, as it does SIGSEGV or SIGABRT."""
+
 _PATTERNS: tuple[tuple[str, FailureCode], ...] = (
     (r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError", FailureCode.CUDA_OUT_OF_MEMORY),
     (r"No space left on device|Errno 28", FailureCode.DISK_FULL),
@@ -148,5 +151,6 @@ def _code(exit_code: int, log: str) -> FailureCode:
     for pattern, code in _PATTERNS:
         if re.search(pattern, log, re.MULTILINE):
             return code
-    killed = exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    return FailureCode.TRAINER_KILLED if killed else FailureCode.TRAINING_ERROR
+    killed_by = -exit_code if exit_code < 0 else exit_code - 128
+    from_outside = killed_by in _FROM_OUTSIDE
+    return FailureCode.TRAINER_KILLED if from_outside else FailureCode.TRAINING_ERROR

@@ -153,9 +153,10 @@ WRITES: list[Callable[[Database, Lease, int], object]] = [_renew, _enter, _finis
     [
         ({"token": "another"}, 1),
         ({"attempt": 2}, 1),
-        ({}, 121),
+        ({"run_id": "run_another"}, 1),
+        ({}, 120),  # the very moment at which it expires
     ],
-    ids=["wrong token", "wrong attempt", "expired"],
+    ids=["wrong token", "wrong attempt", "wrong run", "expired"],
 )
 def test_a_worker_without_a_valid_lease_writes_nothing(
     database: Database,

@@ -50,8 +50,12 @@ TOKEN = "hf_" + "a1B2" * 8
         (1, "class MyMemoryError(Exception)", "training_error"),
         (1, "", "training_error"),
         (0, "saved", "training_error"),  # exit code 0 without the marker is no success
-        (143, "terminated", "training_error"),
-        (-15, "terminated", "training_error"),
+        (143, "terminated", "trainer_killed"),
+        (-15, "terminated", "trainer_killed"),
+        (130, "KeyboardInterrupt", "trainer_killed"),
+        (129, "", "trainer_killed"),
+        (139, "Fatal Python error: Segmentation fault", "training_error"),
+        (134, "terminate called after throwing", "training_error"),
         # what the log says counts more than how the process ended
         (1, "torch.distributed.DistBackendError: NCCL error in: x.cpp:1", "nccl_error"),
         (-6, "Watchdog caught collective operation timeout: WorkNCCL(", "nccl_error"),

@@ -25,6 +25,7 @@ from worker.attempt import claim, run_attempt, work_until_idle
 from worker.bench import Bench
 from worker.host import ProcessId
 from worker.locks import hold
+from worker.process import GuardedProcess
 from worker.reap import reap
 
 Seen = Callable[[], Run]
@@ -145,6 +146,43 @@ def test_a_killed_trainer_costs_the_steps_since_its_last_checkpoint(
     assert (first, second % 3) == (0, 0)
     assert 0 <= killed_at - second < 3 + 3  # an interval, and the look at it
     assert [a.error_code for a in attempts(sqlite, run_id)] == ["trainer_killed", None]
+
+
+def test_a_training_that_was_ended_while_its_worker_slept_is_tried_again(
+    bench_with: BenchWith,
+    run_id: str,
+    seen: Seen,
+    sqlite: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that was suspended: the guard was first to notice, and the lease still holds."""
+    beat = GuardedProcess.beat
+    sleeps = ["attempt-1"]
+    monkeypatch.setattr(
+        GuardedProcess,
+        "beat",
+        lambda self: None if self.folder.name in sleeps else beat(self),
+    )
+    work_until_idle(with_settings(bench_with("train(60, pace=0.03)"), fence_seconds=0.5))
+    assert seen().status is RunStatus.SUCCEEDED
+    assert [a.error_code for a in attempts(sqlite, run_id)] == ["worker_lost", None]
+
+
+def test_a_trainer_that_is_stopped_together_with_its_worker_costs_no_try(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    """As when a host shuts down: TERM for every process."""
+    bench = bench_with("""
+    progress(step=1, max_steps=9, percent=11)
+    while not (root / "stop_requested").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+    """)
+    worker = start(bench, seen, at_step=1)
+    bench.draining.set()
+    worker.join()
+    assert (seen().status, seen().crashes) == (RunStatus.QUEUED, 0)
+    assert [a.end for a in attempts(sqlite, run_id)] == [End.DRAINED]
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(

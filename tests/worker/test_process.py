@@ -16,6 +16,7 @@ from finlora_core.training.files import ATTEMPT_DIR
 from tests.support import eventually
 from tests.worker.test_locks import is_busy
 from worker import locks, survivors
+from worker.guard import SILENCED
 from worker.process import GUARD, GuardedProcess
 
 GRACE = 0.3  # seconds
@@ -308,6 +309,10 @@ def test_the_tree_dies_with_a_supervisor_that_is_stopped_and_silent(
     for name in (*TREE, "guard"):
         assert eventually(lambda name=name: is_gone(pid(tmp_path, name))), name  # type: ignore[misc]
     assert supervisor.poll() is None
+
+
+def test_the_exit_code_tells_silence_from_a_trainer_that_failed(start: Start) -> None:
+    assert start("/bin/sleep", "60", silence=0.2).wait(20) == SILENCED
 
 
 def test_a_tree_lives_on_while_its_supervisor_beats(start: Start, tmp_path: Path) -> None:
