@@ -7,6 +7,7 @@ the exit status is 0 when every mutant was killed.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +29,16 @@ PYTEST = """
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import finlora_core
 import migrations
 
+# one failure will do: a smaller one takes minutes
+phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+hypothesis.settings.register_profile("mutants", phases=phases)
+hypothesis.settings.load_profile("mutants")
 for module in (finlora_core, migrations):  # the copy, not the tree that is installed here
     assert Path(module.__path__[0]).parent == Path.cwd(), module
 sys.exit(pytest.main(sys.argv[1:]))
@@ -534,6 +541,11 @@ class Verdict:
     output: str = ""
     """Of a run that neither passed nor failed a test."""
 
+    def __str__(self) -> str:
+        if self.output:
+            return f"NOT JUDGED: no test failed, and yet\n{self.output}"
+        return f"killed by {self.killed_by}" if self.killed_by else "SURVIVED"
+
 
 def judge(mutant: Mutant | None) -> Verdict:
     """`None` is the tree as it is."""
@@ -582,22 +594,18 @@ def main(words: Sequence[str]) -> int:
         print(f"must pass first: {clean.killed_by or clean.output}")
         return 1
     print(f"passes ({time.monotonic() - begun:.0f} s)")
-    survived = [m.name for n, m in enumerate(chosen, 1) if not _is_killed(m, f"{n}/{len(chosen)}")]
-    print(f"{time.monotonic() - begun:.0f} s")
+    survived = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as at_once:
+        for number, (mutant, verdict) in enumerate(
+            zip(chosen, at_once.map(judge, chosen), strict=True), 1
+        ):
+            print(f"{number}/{len(chosen)}  {mutant.name}: {verdict}", flush=True)
+            survived += [] if verdict.killed_by else [mutant.name]
     killed = len(chosen) - len(survived)
-    print(json.dumps({"mutants": len(chosen), "killed": killed, "survived": survived}))
+    seconds = round(time.monotonic() - begun)
+    figures = {"mutants": len(chosen), "killed": killed, "survived": survived}
+    print(json.dumps({**figures, "seconds": seconds}))
     return 1 if survived or not chosen else 0
-
-
-def _is_killed(mutant: Mutant, place: str) -> bool:
-    begun = time.monotonic()
-    print(f"{place}  {mutant.name}: ", end="", flush=True)
-    verdict = judge(mutant)
-    what = f"killed by {verdict.killed_by}" if verdict.killed_by else "SURVIVED"
-    if verdict.output:
-        what = f"NOT JUDGED: no test failed, and yet\n{verdict.output}"
-    print(f"{what} ({time.monotonic() - begun:.0f} s)")
-    return bool(verdict.killed_by)
 
 
 if __name__ == "__main__":
