@@ -43,7 +43,10 @@ for module in (finlora_core, migrations):  # the copy, not the tree that is inst
     assert Path(module.__path__[0]).parent == Path.cwd(), module
 sys.exit(pytest.main(sys.argv[1:]))
 """
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=120", "tests/contract")
+OPTIONS = (
+    *("-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=120"),
+    *("-W", "ignore:Module already imported", "tests/contract"),
+)
 
 
 @dataclass(frozen=True)
