@@ -22,10 +22,11 @@ from worker.bench import Bench
 from worker.facts import Attempt
 from worker.finish import discard_unlisted, finish
 from worker.heartbeat import Heartbeat
+from worker.host import is_same_boot
 from worker.locks import Busy, hold
 from worker.prepare import failed, prepare
 from worker.publish import publish
-from worker.supervise import AttemptEnded, Watch
+from worker.supervise import AttemptEnded, Keeper, Watch
 from worker.train import train
 
 logger = logging.getLogger(__name__)
@@ -83,10 +84,11 @@ def _attempt(bench: Bench, attempt: Attempt) -> RunStatus:
         try:
             # of an earlier attempt: its lease is over, and nobody else may be left to end it
             _end_survivors(attempt)
+            _keep_what_they_saved(attempt, heartbeat)
             given = prepare(bench, attempt, watch)
-            _enter(bench, attempt, Phase.TRAINING)
+            bench.enter_phase(attempt.lease, Phase.TRAINING)
             train(bench, attempt, given, watch)
-            _enter(bench, attempt, Phase.PUBLISHING)
+            bench.enter_phase(attempt.lease, Phase.PUBLISHING)
             files = publish(bench, attempt)
             end = AttemptEnd(end=End.COMPLETED)
         except AttemptEnded as early:
@@ -102,9 +104,19 @@ def _end_survivors(attempt: Attempt) -> None:
         raise LeaseLost("an earlier attempt is still running here and cannot be ended")
 
 
+def _keep_what_they_saved(attempt: Attempt, heartbeat: Heartbeat) -> None:
+    """Checkpoints that earlier attempts finished after their worker had died.
+
+    Since the boot only: what was written before a power cut need not have reached the disk.
+    """
+    for number in attempt.earlier_here:
+        Keeper(attempt.run_files, number, attempt.lineage, heartbeat).look()
+
+
 def _load(bench: Bench, lease: Lease) -> Attempt:
     with bench.database.reading() as session:
         run = queries.get_run(session, lease.run_id)
+        attempts = queries.list_attempts(session, run.id)
         limit, spent = run.time_limit_seconds, queries.seconds_trained(session, run.id)
         return Attempt(
             lease=lease,
@@ -117,11 +129,12 @@ def _load(bench: Bench, lease: Lease) -> Attempt:
             ancestors=[
                 RunFiles.of(bench.settings.runs, id) for id in queries.ancestors(session, run)
             ],
+            earlier_here=[
+                attempt.number
+                for attempt in attempts
+                if attempt.number < lease.attempt and is_same_boot(attempt.worker, bench.owner)
+            ],
         )
-
-
-def _enter(bench: Bench, attempt: Attempt, phase: Phase) -> None:
-    bench.tell(lambda session, at: lifecycle.enter_phase(session, attempt.lease, phase, now=at))
 
 
 def _unexpected(error: Exception) -> AttemptEnd:

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database, now
 from finlora_core.errors import InvalidSettings
-from finlora_core.runs import workers
+from finlora_core.runs import lifecycle, workers
+from finlora_core.runs.lifecycle import Lease
+from finlora_core.runs.status import Phase
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
 from finlora_core.training.files import AttemptFiles
@@ -81,6 +83,10 @@ class Bench:
                 write(session, now(session))
         except OperationalError as error:
             logger.warning("not recorded, the database is away: %s", error.orig)
+
+    def enter_phase(self, lease: Lease, phase: Phase) -> None:
+        """Raises `LeaseLost`."""
+        self.tell(lambda session, at: lifecycle.enter_phase(session, lease, phase, now=at))
 
     @classmethod
     def build(cls, settings: Settings) -> "Bench":

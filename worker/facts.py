@@ -23,6 +23,8 @@ class Attempt:
     run_files: RunFiles
     ancestors: Sequence[RunFiles]
     """Of the runs that this one tries again, the nearest first."""
+    earlier_here: Sequence[int]
+    """Numbers of the run's attempts before, those on this machine since it was booted."""
 
     @property
     def files(self) -> AttemptFiles:

@@ -127,6 +127,12 @@ class ProcessId:
         return stat.ticks == self.ticks and not stat.has_ended
 
 
+def is_same_boot(worker: str, other: str) -> bool:
+    """Whether both are processes of one machine, which has not been restarted in between."""
+    one, two = ProcessId.parse(worker), ProcessId.parse(other)
+    return one is not None and two is not None and one.boot == two.boot != "-"
+
+
 def _has_process(pid: int) -> bool:
     """Asks past /proc, which can be mounted so that it hides the processes of others."""
     try:

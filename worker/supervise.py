@@ -171,8 +171,13 @@ class Keeper:
             self._saved.commit()
 
     def _keep(self, step: object) -> None:
-        if isinstance(step, int) and checkpoints.keep(self.run, self.attempt, self.lineage, step):
+        if not isinstance(step, int):
+            return
+        kept = checkpoints.keep(self.run, self.attempt, self.lineage, step)
+        if kept is not None:
             self.heartbeat.checkpoint_step = step
+            if not self.heartbeat.is_lost:
+                checkpoints.prune(self.run, self.lineage, kept)
 
 
 def _make_sure(process: GuardedProcess) -> None:

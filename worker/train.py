@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from finlora_core.runs import lifecycle
 from finlora_core.runs.outcome import AttemptEnd, End, Failure
+from finlora_core.runs.status import Phase
 from finlora_core.training import checkpoints
 from finlora_core.training.axolotl import TrainingInput, render, to_yaml
 from finlora_core.training.checkpoints import Checkpoint
@@ -35,6 +36,8 @@ def train(bench: Bench, attempt: Attempt, given: TrainingInput, watch: Watch) ->
             return train_from(bench, attempt, checkpoint, given, watch)
         except DidNotLoad:
             logger.warning("run %s: %s did not load", attempt.lease.run_id, checkpoint)
+            # fenced: what a successor may be reading is not ours to move
+            bench.enter_phase(attempt.lease, Phase.TRAINING)
             checkpoints.set_aside(run, checkpoint)
             attempt.files.forget()
     return train_from(bench, attempt, None, given, watch)

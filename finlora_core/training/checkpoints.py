@@ -65,7 +65,7 @@ class Checkpoint:
 
 
 def keep(run: RunFiles, attempt: int, lineage: Lineage, step: int) -> Checkpoint | None:
-    """The checkpoint out of the trainer's reach and on disk, older ones pruned.
+    """The checkpoint out of the trainer's reach and on disk.
 
     None when it is not whole, or not there. Raises OSError when the disk refuses: the
     checkpoint is then still where it was, and may be kept later.
@@ -80,7 +80,6 @@ def keep(run: RunFiles, attempt: int, lineage: Lineage, step: int) -> Checkpoint
             _move(run, source, kept.path)
         except FileNotFoundError:
             return None  # taken away meanwhile, by its trainer
-    _prune(run, lineage, kept)
     return kept
 
 
@@ -94,6 +93,24 @@ def newest(run: RunFiles, lineage: Lineage) -> Checkpoint | None:
             return checkpoint
         set_aside(run, checkpoint)
     return None
+
+
+def prune(run: RunFiles, lineage: Lineage, kept: Checkpoint) -> None:
+    """Remove all but the newest of this lineage, and what a crash has left of pruning before.
+
+    The one just kept stays, whatever else is there. Only for who has the run's lease: another
+    attempt may be going on from an older one just now.
+    """
+    markers = {checkpoint: _read_marker(checkpoint) for checkpoint in _kept(run)}
+    half_removed = [checkpoint for checkpoint, marker in markers.items() if marker is None]
+    ours = [
+        one for one, marker in markers.items() if marker and marker["lineage"] == asdict(lineage)
+    ]
+    for old in [*ours[KEPT:], *half_removed]:
+        if old != kept:
+            with suppress(OSError):  # what stays costs space only
+                (old.path / MARKER).unlink(missing_ok=True)  # half removed, it is none any more
+                shutil.rmtree(old.path)
 
 
 def set_aside(run: RunFiles, checkpoint: Checkpoint) -> None:
@@ -242,20 +259,3 @@ def _is_unchanged(folder: Path, marker: Mapping[str, Any]) -> bool:
 def _raise_unless_damage(error: OSError) -> None:
     if error.errno not in _DAMAGE:
         raise error
-
-
-def _prune(run: RunFiles, lineage: Lineage, kept: Checkpoint) -> None:
-    """All but the newest of this lineage, and what a crash has left of pruning before.
-
-    The one just kept stays, whatever else is there.
-    """
-    markers = {checkpoint: _read_marker(checkpoint) for checkpoint in _kept(run)}
-    half_removed = [checkpoint for checkpoint, marker in markers.items() if marker is None]
-    ours = [
-        one for one, marker in markers.items() if marker and marker["lineage"] == asdict(lineage)
-    ]
-    for old in [*ours[KEPT:], *half_removed]:
-        if old != kept:
-            with suppress(OSError):  # what stays costs space only
-                (old.path / MARKER).unlink(missing_ok=True)  # half removed, it is none any more
-                shutil.rmtree(old.path)

@@ -21,6 +21,7 @@ from finlora_core.training.checkpoints import (
     Lineage,
     keep,
     newest,
+    prune,
     set_aside,
 )
 from finlora_core.training.files import RunFiles
@@ -54,9 +55,17 @@ def saved(run: RunFiles, step: int, attempt: int = 1) -> Path:
     return folder
 
 
+def keep_and_prune(run: RunFiles, attempt: int, lineage: Lineage, step: int) -> Checkpoint | None:
+    """What a supervisor that has the lease does."""
+    checkpoint = keep(run, attempt, lineage, step)
+    if checkpoint is not None:
+        prune(run, lineage, checkpoint)
+    return checkpoint
+
+
 def kept(run: RunFiles, step: int, attempt: int = 1) -> Checkpoint:
     saved(run, step, attempt)
-    checkpoint = keep(run, attempt, LINEAGE, step)
+    checkpoint = keep_and_prune(run, attempt, LINEAGE, step)
     assert checkpoint is not None
     return checkpoint
 
@@ -284,11 +293,19 @@ def test_a_checkpoint_of_another_lineage_is_not_offered_and_not_touched(run: Run
     assert newest(run, OTHER) is None
     for step in (10, 20, 30):
         saved(run, step, attempt=2)
-        keep(run, 2, OTHER, step)
+        keep_and_prune(run, 2, OTHER, step)
     found = newest(run, OTHER)
     assert found is not None
     assert found.step == 30
     assert newest(run, LINEAGE) == theirs
+
+
+def test_keeping_alone_takes_nothing_from_who_may_be_using_it(run: RunFiles) -> None:
+    """A worker that has lost its lease may find out late."""
+    for step in (10, 20, 30):
+        saved(run, step)
+        keep(run, 1, LINEAGE, step)
+    assert steps(run) == {10, 20, 30}
 
 
 def test_pruning_keeps_the_newest_two(run: RunFiles) -> None:
@@ -370,14 +387,14 @@ def test_a_crash_at_any_point_of_keeping_leaves_a_whole_one_or_none(
         with monkeypatch.context() as patched:
             crash_at(call, patched)
             try:
-                keep(run, 1, LINEAGE, 30)
+                keep_and_prune(run, 1, LINEAGE, 30)
                 break
             except Crash:
                 crashes += 1
         found = newest(run, LINEAGE)
         assert found in (older[1], replace(older[1], path=place(run, 30), step=30))
         moved += found != older[1]
-        again = keep(run, 1, LINEAGE, 30)
+        again = keep_and_prune(run, 1, LINEAGE, 30)
         assert again == newest(run, LINEAGE)
         assert again is not None
         assert again.step == 30

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,18 +18,32 @@ from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import RunStatus
 from finlora_core.settings import Settings
-from finlora_core.training.files import RunFiles
+from finlora_core.training.files import ATTEMPT_DIR, RunFiles
+from tests.finlora_core.test_checkpoints import LINEAGE, saved, steps
 from tests.support import FACTS, POLICY, eventually
 from tests.worker.conftest import BenchWith
 from worker import survivors
 from worker.attempt import claim, run_attempt, work_until_idle
 from worker.bench import Bench
+from worker.heartbeat import Heartbeat
 from worker.host import ProcessId
 from worker.locks import hold
 from worker.process import GuardedProcess
 from worker.reap import reap
+from worker.supervise import Keeper
 
 Seen = Callable[[], Run]
+
+
+class FakeHeartbeat(Heartbeat):
+    """Neither beats nor knows a database."""
+
+    is_lost = False
+
+    def __init__(self, is_lost: bool) -> None:
+        self.is_lost = is_lost
+
+
 SLOW = "train(200, pace=0.03)"
 
 
@@ -401,6 +416,48 @@ def test_what_a_dead_worker_left_running_is_ended_before_its_run_is_given_back(
     assert seen().status is RunStatus.QUEUED
     assert survivors.find(settings.runs) == []
     thread.join(20)
+
+
+@pytest.mark.parametrize(("worker", "step"), [("here", 3), ("before a restart", 0)])
+def test_what_a_trainer_saved_after_its_worker_died_is_gone_on_from(
+    bench_with: BenchWith,
+    run_id: str,
+    sqlite: Database,
+    settings: Settings,
+    worker: str,
+    step: int,
+) -> None:
+    """But after a restart of the machine only what a supervisor had seen to the disk."""
+    here = ProcessId.current()
+    bench = replace(bench_with("train(6)"), owner=str(here))
+    dead = dead_worker() if worker == "here" else str(replace(here, boot="deadbeef"))
+    lease = claim(replace(bench, owner=dead))
+    assert lease is not None
+    train_without_a_supervisor(bench_with("checkpoint(3)"), run_id)
+    bench_with("train(6)")
+    with sqlite.transaction() as session:
+        lifecycle.take_back(session, lease, now=now(session), policy=POLICY)
+    work_until_idle(bench)
+    assert starts(settings, run_id) == [step]
+
+
+@pytest.mark.parametrize(("is_lost", "left"), [(True, {10, 20, 30}), (False, {20, 30})])
+def test_who_has_lost_the_lease_takes_no_checkpoint_away(
+    tmp_path: Path, is_lost: bool, left: set[int]
+) -> None:
+    """Its successor may be going on from an older one just now."""
+    run = RunFiles(tmp_path / "run_1")
+    for step in (10, 20, 30):
+        saved(run, step)
+    run.attempt(1).saved.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n')
+    Keeper(run, 1, LINEAGE, FakeHeartbeat(is_lost)).look()
+    assert steps(run) == left
+
+
+def train_without_a_supervisor(bench: Bench, run_id: str) -> None:
+    files = RunFiles.of(bench.settings.runs, run_id).attempt(1)
+    files.create()
+    subprocess.run(bench.train_command(files), env={ATTEMPT_DIR: str(files.root)}, check=True)
 
 
 def test_sqlite_refuses_workers_on_two_hosts(bench_with: BenchWith, sqlite: Database) -> None:
