@@ -134,7 +134,10 @@ class Settings(BaseSettings):
         "count again.",
     )
     min_free_disk_mib: int = Field(
-        1024, ge=0, description="Below this much free space no training is started."
+        1024,
+        ge=0,
+        description="Below this much free space no training is started; below a quarter of it "
+        "one under way is stopped, its checkpoint kept.",
     )
 
     @model_validator(mode="before")
