@@ -56,14 +56,14 @@ def finish(database: Database, lease: Lease, end: AttemptEnd, *, after: int = 1)
         return lifecycle.finish(session, lease, end, now=at, policy=POLICY)
 
 
-def cancel(database: Database, run_id: str) -> Run:
+def cancel(database: Database, run_id: str, *, after: int = 0) -> Run:
     with database.transaction() as session:
-        return lifecycle.request_cancel(session, run_id, now=NOON)
+        return lifecycle.request_cancel(session, run_id, now=NOON + after * SECOND)
 
 
-def pause(database: Database, run_id: str) -> Run:
+def pause(database: Database, run_id: str, *, after: int = 0) -> Run:
     with database.transaction() as session:
-        return lifecycle.request_pause(session, run_id, now=NOON)
+        return lifecycle.request_pause(session, run_id, now=NOON + after * SECOND)
 
 
 def resume(database: Database, run_id: str, *, after: int = 5) -> Run:
@@ -119,6 +119,8 @@ def test_renewing_moves_the_lease_on_and_records_progress(database: Database) ->
     assert wish is None
     assert run.lease_expires_at == NOON + 220 * SECOND
     assert run.progress == {"step": 3}
+    _renew(database, lease, 110)  # a beat that has nothing new to say
+    assert get(database, lease.run_id).progress == {"step": 3}
 
 
 def test_renewing_tells_the_worker_of_a_wish_to_cancel(database: Database) -> None:
@@ -222,6 +224,16 @@ def test_cancelling_twice_is_cancelling_once(database: Database) -> None:
     run_id = create(database)
     first, second = cancel(database, run_id), cancel(database, run_id)
     assert first.finished_at == second.finished_at
+
+
+@pytest.mark.parametrize("wish", [cancel, pause])
+def test_a_wish_is_as_old_as_the_first_time_it_was_said(
+    database: Database, wish: Callable[..., Run]
+) -> None:
+    lease = claimed(database)
+    first, again = (wish(database, lease.run_id, after=after) for after in (5, 9))
+    assert first.cancel_requested_at == again.cancel_requested_at
+    assert first.pause_requested_at == again.pause_requested_at
 
 
 def test_an_ended_run_cannot_be_cancelled(database: Database) -> None:

@@ -159,6 +159,21 @@ def test_a_failure_that_may_go_away_is_tried_again_later_each_time(database: Dat
     assert get(database, run_id).error_code == "nccl_error"
 
 
+def test_a_run_that_is_given_back_after_crashes_does_not_wait(database: Database) -> None:
+    lease = claimed(database)
+    for after in (1, 2):  # the second crash in a row makes it wait
+        finish(database, lease, NCCL, after=after)
+        lease = claim_again(database, after=40)
+    finish(database, lease, AttemptEnd(end=End.DRAINED), after=41)
+    assert claim(database, after=41) is not None
+
+
+def claim_again(database: Database, *, after: int) -> Lease:
+    lease = claim(database, after=after)
+    assert lease is not None
+    return lease
+
+
 def test_a_new_checkpoint_starts_the_count_of_crashes_again(database: Database) -> None:
     run_id = create(database)
     for turn in range(5):
@@ -254,6 +269,14 @@ def test_the_owner_with_fewer_runs_in_training_goes_first(database: Database) ->
     taken = [lease.run_id for turn in range(5) if (lease := claim(database, after=20 + turn))]
     assert taken.index(later[0]) == 1
     assert taken.index(later[1]) == 3
+
+
+def test_owners_who_are_equal_in_all_else_come_by_their_names(database: Database) -> None:
+    """So that every worker that looks sees the same line."""
+    names = [f"owner-{n * 37 % 50:02}" for n in range(50)]
+    runs = {create(database, owner=name): name for name in names}
+    taken = [runs[lease.run_id] for _ in names if (lease := claim(database, after=1))]
+    assert taken == sorted(names)
 
 
 def test_priority_decides_among_an_owners_own_runs_only(database: Database) -> None:
