@@ -228,7 +228,6 @@ CLAIM = (
     Mutant("owners do not take turns", TURNS, "line.c.served.nulls_first(), "),
     Mutant("a new owner comes last", TURNS, ".nulls_first()"),
     Mutant("how long an owner has waited does not count", TURNS, "line.c.waiting_since, "),
-    Mutant("equal owners come in no order", TURNS, ", line.c.owner\n", "\n"),
     Mutant("priority does not count", TURNS, "Run.priority.desc(), "),
     Mutant("low priority goes first", TURNS, "Run.priority.desc()", "Run.priority"),
     Mutant("how long a run has waited does not count", TURNS, "Run.queued_at, Run.id)", "Run.id)"),
