@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from api.errors import describe_problems, install_error_handlers
 from api.queue import WorkerQueue
 from api.routers import adapters, health, runs
+from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.db.session import Database
@@ -36,6 +37,7 @@ def create_app(
         duties = (
             partial(reconcile, database, queue, settings),
             Sweeper(database, store, settings),
+            Scrubber(database, store, settings),
         )
         reconciler = Reconciler(duties, every=settings.reconcile_seconds)
         reconciler.start()

@@ -6,18 +6,24 @@ FinLoRAError
 │   ├── IllegalTransition
 │   └── LeaseLost        another attempt owns this run now
 ├── Gone                 it is listed, but what it stands for is not there any more
-│   └── AdapterFilesMissing
+│   ├── AdapterFilesMissing
+│   └── AdapterDamaged   its files are not what was published any more
 ├── Invalid              the request is well-formed but cannot be trained
 │   ├── DatasetNotFound  no such file inside the dataset roots
 │   ├── InvalidDataset   the file is there, a line of it cannot be used
+│   ├── InvalidConfigFile  a file of run configs that cannot be read, or a wrong key in it
+│   ├── UnknownName      there is no run or adapter of this name
+│   ├── AmbiguousAdapter a name that adapters of several variants have
 │   └── InvalidCursor    a page cursor that this server did not make
 ├── InvalidSettings      the service cannot start with these settings
-├── InvalidAdapter       what training left behind is not a sound adapter
+├── BaseModelUnreadable  the base model's folder lacks a file, or one is damaged
+├── InvalidAdapter       what training left, or somebody imports, is not a sound adapter
 └── Unavailable          a dependency is down; the same request may work later
 
 `code` is part of the public API (docs/errors.md); the message is for people.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -66,6 +72,10 @@ class AdapterFilesMissing(Gone):
     code = "adapter_files_missing"
 
 
+class AdapterDamaged(Gone):
+    code = "corrupt"
+
+
 class Invalid(FinLoRAError):
     code = "invalid"
 
@@ -86,6 +96,23 @@ class InvalidDataset(Invalid):
         self.problems = (KeyProblem("dataset_path", self.code, message),)
 
 
+class InvalidConfigFile(Invalid):
+    code = "invalid_config_file"
+
+
+class UnknownName(Invalid):
+    code = "unknown_name"
+
+
+class AmbiguousAdapter(Invalid):
+    code = "ambiguous_adapter"
+
+    def __init__(self, name: str, variants: Sequence[str]) -> None:
+        message = f"adapters named {name!r} exist as {', '.join(variants)}; name the variant"
+        super().__init__(message)
+        self.problems = (KeyProblem("variant", self.code, message),)
+
+
 class InvalidCursor(Invalid):
     code = "invalid_cursor"
 
@@ -97,6 +124,10 @@ class InvalidCursor(Invalid):
 
 class InvalidSettings(FinLoRAError):
     code = "invalid_settings"
+
+
+class BaseModelUnreadable(FinLoRAError):
+    code = "base_model_unreadable"
 
 
 class InvalidAdapter(FinLoRAError):

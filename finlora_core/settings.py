@@ -127,6 +127,10 @@ class Settings(BaseSettings):
         7 * 86400,
         description="How long the checkpoints of a failed or cancelled run are kept for a retry.",
     )
+    scrub_seconds: Seconds = Field(
+        7 * 86400,
+        description="How often each stored adapter is read again and compared with its SHA-256.",
+    )
     max_crashes: int = Field(
         3,
         ge=1,

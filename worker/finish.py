@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import File
+from finlora_core.adapters.stable import link_newest
 from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost, NotFound
 from finlora_core.runs import lifecycle, queries
@@ -40,20 +41,10 @@ def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File
 
 def _link_newest(bench: Bench, variant: str, name: str) -> None:
     """The run has succeeded by now: a link that cannot be made is only said."""
-    linked: str | None = None
     try:
-        # again when another version has landed meanwhile: its link may have come before ours
-        while (newest := _newest(bench, variant, name)) is not None and newest != linked:
-            bench.store.link(variant, name, newest)
-            linked = newest
+        link_newest(bench.database, bench.store, variant, name)
     except (OSError, SQLAlchemyError) as error:
         logger.warning("lora_adaptors/%s/%s was not linked: %s", variant, name, error)
-
-
-def _newest(bench: Bench, variant: str, name: str) -> str | None:
-    with bench.database.reading() as session:
-        newest = registry.newest_version(session, variant, name)
-        return newest.id if newest else None
 
 
 def _try_finish(

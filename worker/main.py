@@ -15,6 +15,7 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from finlora_core.adapters.scrub import Scrubber
 from finlora_core.errors import InvalidSettings
 from finlora_core.queue import CELERY_SETTINGS, WAKE, Backlog, BestEffortQueue
 from finlora_core.runs.reconcile import Reconciler, reconcile
@@ -71,6 +72,7 @@ class TrainingWorker:
             partial(reap, bench),
             partial(reconcile, bench.database, queue, settings),
             Sweeper(bench.database, bench.store, settings),
+            Scrubber(bench.database, bench.store, settings),
         )
         self._reconciler = Reconciler(duties, every=settings.reconcile_seconds)
         self._reconciler.start()

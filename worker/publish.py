@@ -1,21 +1,37 @@
 """After training: the checked adapter, with its manifest and card, at its final place."""
 
-import json
-import shutil
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finlora_core.adapters.card import write_card
-from finlora_core.adapters.check import check_adapter
-from finlora_core.adapters.manifest import CARD, CONFIG, MANIFEST, PUBLISHED, File, describe
+import yaml
+
+from finlora_core.adapters import base
+from finlora_core.adapters.card import card
+from finlora_core.adapters.check import check_adapter, check_folder
+from finlora_core.adapters.manifest import (
+    CARD,
+    CONFIG,
+    MANIFEST,
+    PUBLISHED,
+    File,
+    describe,
+    sha256_of,
+    write_manifest,
+)
+from finlora_core.adapters.peft_config import name_the_base
 from finlora_core.adapters.registry import adapter_id
 from finlora_core.errors import InvalidAdapter
 from finlora_core.training.diagnose import FailureCode
+from worker.base_model import find_local
 from worker.bench import Bench
 from worker.facts import Attempt
+from worker.machine import describe_hardware, packages
 from worker.prepare import failed
 from worker.tail import read_json
+
+Facts = Mapping[str, Any]
 
 
 def publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
@@ -24,45 +40,78 @@ def publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
     Raises `AttemptEnded` when what training left is not a sound adapter.
     """
     id = adapter_id(attempt.lease.run_id, attempt.lease.attempt)
-    staged = bench.store.stage(id, attempt.files.output)
     try:
-        check_adapter(staged, attempt.config)  # the copy: what is checked is what is published
+        check_folder(attempt.files.output)
+        staged = bench.store.stage(id, attempt.files.output)
+        facts = {**_lineage(id, bench, attempt), **_checked(staged, bench, attempt)}
     except InvalidAdapter as error:
-        shutil.rmtree(staged)
+        bench.store.discard_staged(id)
         raise failed(FailureCode.INVALID_ADAPTER, detail=str(error)) from None
-    _name_the_base(staged / CONFIG, attempt.config.base_model)
-    lineage = _lineage(id, attempt)
-    write_card(staged / CARD, lineage)
-    _write_manifest(staged, lineage)
+    name_the_base(staged / CONFIG, attempt.config.base_model)
+    (staged / CARD).write_text(card(facts))
+    write_manifest(staged, facts)
     files = describe(staged, (*PUBLISHED, CARD, MANIFEST))
     bench.store.publish(id, staged)
     return files
 
 
-def _name_the_base(peft_config: Path, base_model: str) -> None:
-    """The model's name instead of its folder on this worker, which means nothing elsewhere."""
-    config = json.loads(peft_config.read_text())
-    config["base_model_name_or_path"] = base_model
-    peft_config.write_text(json.dumps(config, indent=2, sort_keys=True))
+def _checked(staged: Path, bench: Bench, attempt: Attempt) -> Facts:
+    """What the checks have seen, of the copy: what is checked is what is published.
 
-
-def _lineage(id: str, attempt: Attempt) -> dict[str, Any]:
-    """Where the adapter comes from."""
+    Raises `InvalidAdapter`.
+    """
+    folder = find_local(attempt.config.base_model, bench.settings)
+    modules = base.read_modules(folder) if folder else None
+    sound = check_adapter(staged, attempt.config, modules)
+    training = dict(read_json(attempt.files.completed) or {})
+    probe = require_change(training.pop("probe", None))
     return {
-        "adapter_id": id,
-        "run_id": attempt.lease.run_id,
-        "name": attempt.name,
-        "variant": attempt.config.variant,
-        "base_model": attempt.config.base_model,
-        "config": attempt.config.model_dump(mode="json"),
-        "config_sha256": attempt.config.sha256,
-        "dataset_sha256": attempt.dataset_sha256,
-        "dataset_rows": attempt.dataset_rows,
-        "training": read_json(attempt.files.completed),
+        "adapter": sound.facts(attempt.config.quant_bits),
+        "training": training,
+        "probe": probe,
+        **(base.describe(folder) if folder else {}),
     }
 
 
-def _write_manifest(staged: Path, lineage: dict[str, Any]) -> None:
-    files = [file.model_dump() for file in describe(staged, (*PUBLISHED, CARD))]
-    manifest = {**lineage, "files": files}
-    (staged / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+def require_change(probe: object) -> Facts:
+    """What the plugin measured while the model was in memory, adapter on and off.
+
+    Raises `InvalidAdapter` unless it shows that the adapter changes what the model says.
+    """
+    if not isinstance(probe, dict) or not probe.keys() >= _NUMBERS:
+        raise InvalidAdapter("the training process has not compared the model with its base")
+    if not all(_is_finite(probe[key]) for key in _NUMBERS):
+        raise InvalidAdapter("with the adapter the model's logits are NaN or infinite")
+    if probe["max_abs_difference"] == 0:
+        raise InvalidAdapter("with the adapter the model's logits are those of its base")
+    return probe
+
+
+_NUMBERS = {"max_abs_difference", "mean_abs_difference", "kl", "top1_agreement"}
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _lineage(id: str, bench: Bench, attempt: Attempt) -> Facts:
+    """Where the adapter comes from. Its version is not among it: the row's commit decides that."""
+    config = attempt.config
+    rendered = yaml.safe_load(attempt.files.config.read_bytes())
+    return {
+        "adapter_id": id,
+        "run_id": attempt.lease.run_id,
+        "attempt": attempt.lease.attempt,
+        "name": attempt.name,
+        "variant": config.variant,
+        "base_model": config.base_model,
+        "config": config.model_dump(mode="json"),
+        "config_sha256": config.sha256,
+        "dataset_sha256": attempt.dataset_sha256,
+        "dataset_rows": attempt.dataset_rows,
+        "axolotl_yaml_sha256": sha256_of(attempt.files.config),
+        "prompt": rendered["datasets"][0]["type"],
+        "seed": config.seed,
+        "packages": packages(),
+        "hardware": describe_hardware(bench.hardware, bench.gpu),
+    }

@@ -1,8 +1,15 @@
-"""An adapter as one tar archive: size known before the first byte, the same bytes each time."""
+"""An adapter's bytes: of one file, or of all as a tar archive that is the same each time.
 
+The archive is never written anywhere: its size and any part of it are computed from the
+list of files.
+"""
+
+import hashlib
+import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from finlora_core.adapters.manifest import File
@@ -11,21 +18,59 @@ CHUNK = 1024 * 1024  # bytes
 END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
+def read(path: Path, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of a plain file from `start` up to `end`; a symbolic link is refused."""
+    with open(path, "rb", opener=_without_links) as content:
+        content.seek(start)
+        while start < end and (chunk := content.read(min(CHUNK, end - start))):
+            yield chunk
+            start += len(chunk)
+
+
 def size(files: Sequence[File], *, top: str) -> int:
     """Bytes of the archive that `stream` gives."""
-    headers = sum(len(_header(file, top, 0)) for file in files)
-    return headers + sum(file.size + _padding(file) for file in files) + len(END)
+    return sum(length for length, _ in _parts(Path(), files, top, 0))
 
 
-def stream(folder: Path, files: Sequence[File], *, top: str, at: datetime) -> Iterator[bytes]:
-    """The files of `folder`, each below `top/`, dated `at`."""
+def sha256(files: Sequence[File], *, top: str, at: datetime) -> str:
+    """Of all that decides the archive's bytes: equal ones come from equal archives."""
+    digest = hashlib.sha256()
     for file in files:
-        yield _header(file, top, int(at.timestamp()))
-        with (folder / file.path).open("rb") as content:
-            while chunk := content.read(CHUNK):
-                yield chunk
-        yield b"\0" * _padding(file)
-    yield END
+        digest.update(_header(file, top, int(at.timestamp())) + file.sha256.encode())
+    return digest.hexdigest()
+
+
+def stream(
+    folder: Path,
+    files: Sequence[File],
+    *,
+    top: str,
+    at: datetime,
+    start: int = 0,
+    end: int | None = None,
+) -> Iterator[bytes]:
+    """The files of `folder`, each below `top/`, dated `at`: the bytes from `start` up to `end`."""
+    end = size(files, top=top) if end is None else end
+    for length, read_part in _parts(folder, files, top, int(at.timestamp())):
+        first, last = max(0, start), min(length, end)
+        if first < last:
+            yield from read_part(first, last)
+        start, end = start - length, end - length
+
+
+def _parts(
+    folder: Path, files: Sequence[File], top: str, mtime: int
+) -> Iterator[tuple[int, Callable[[int, int], Iterator[bytes]]]]:
+    """What the archive is made of, in order: each part's length, and how to read some of it."""
+    for file in files:
+        yield _known(_header(file, top, mtime))
+        yield file.size, partial(read, folder / file.path)
+        yield _known(b"\0" * (-file.size % tarfile.BLOCKSIZE))
+    yield _known(END)
+
+
+def _known(content: bytes) -> tuple[int, Callable[[int, int], Iterator[bytes]]]:
+    return len(content), lambda first, last: iter([content[first:last]])
 
 
 def _header(file: File, top: str, mtime: int) -> bytes:
@@ -34,5 +79,5 @@ def _header(file: File, top: str, mtime: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
-def _padding(file: File) -> int:
-    return -file.size % tarfile.BLOCKSIZE
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)

@@ -1,8 +1,15 @@
-"""Which files make up a published adapter, with the size and SHA-256 of each."""
+"""manifest.json: which files make up a published adapter, and where it comes from.
+
+Canonical JSON (sorted keys, no spaces, UTF-8, one newline at the end), so that it has one
+SHA-256. It carries that of its own content without the key `manifest_sha256`; that of the
+whole file stands in the adapter's row, where whoever changes files cannot change it.
+"""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +31,11 @@ TOKENIZER_FILES = (
 
 PUBLISHED = (CONFIG, WEIGHTS, *TOKENIZER_FILES)
 """What is taken from Axolotl's output folder; checkpoints and pickles are left behind."""
+
+SCHEMA_VERSION = 1
+"""Of the manifest's keys. Manifests without it are older; their `files` mean the same."""
+
+VERSION, SELF = "schema_version", "manifest_sha256"
 
 
 class File(BaseModel):
@@ -48,3 +60,23 @@ def describe(folder: Path, names: Iterable[str]) -> Sequence[File]:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Written last: it describes every other file of the folder, the card included."""
+    files = [file.model_dump() for file in describe(folder, (*PUBLISHED, CARD))]
+    content = {VERSION: SCHEMA_VERSION, **facts, "files": files}
+    (folder / MANIFEST).write_bytes(canonical({**content, SELF: own_sha256(content)}))
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode() + b"\n"
+
+
+def own_sha256(content: Mapping[str, Any]) -> str:
+    """What a manifest says of itself."""
+    without = {key: value for key, value in content.items() if key != SELF}
+    return hashlib.sha256(canonical(without)).hexdigest()

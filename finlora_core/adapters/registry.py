@@ -1,15 +1,27 @@
 """The adapters that exist: add one, list them, find one."""
 
 import re
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
-from finlora_core.adapters.manifest import WEIGHTS, File
+from finlora_core.adapters.manifest import CARD, MANIFEST, WEIGHTS, File
 from finlora_core.db.models import Adapter, Run
 from finlora_core.db.pages import Page, page
-from finlora_core.errors import NotFound
+from finlora_core.errors import AdapterDamaged, AmbiguousAdapter, NotFound
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What versions are counted within, and what they were trained on."""
+
+    name: str
+    variant: str
+    base_model: str
 
 
 def adapter_id(run_id: str, attempt: int) -> str:
@@ -23,24 +35,72 @@ def attempt_of(id: str) -> tuple[str, int] | None:
     return (f"run_{match[1]}", int(match[2])) if match else None
 
 
+def imported_id() -> str:
+    """For an adapter that no run stands behind."""
+    return f"adp_imported_{uuid.uuid4().hex[:20]}"
+
+
 def add_adapter(session: Session, run: Run, id: str, files: Sequence[File]) -> Adapter:
     """The next version of the run's name within its variant."""
-    newest = newest_version(session, run.variant, run.name)
+    assert run.finished_at is not None  # noqa: S101  # for mypy: it has succeeded
+    identity = Identity(run.name, run.variant, run.base_model)
+    return _add(session, identity, id, files, run_id=run.id, at=run.finished_at)
+
+
+def add_imported(
+    session: Session, identity: Identity, id: str, files: Sequence[File], *, now: datetime
+) -> Adapter:
+    """The next version of its name, without a run."""
+    return _add(session, identity, id, files, run_id=None, at=now)
+
+
+def _add(
+    session: Session,
+    identity: Identity,
+    id: str,
+    files: Sequence[File],
+    *,
+    run_id: str | None,
+    at: datetime,
+) -> Adapter:
+    newest = newest_version(session, identity.variant, identity.name)
     weights = next(file for file in files if file.path == WEIGHTS)
     adapter = Adapter(
         id=id,
-        run_id=run.id,
-        name=run.name,
-        variant=run.variant,
+        run_id=run_id,
+        name=identity.name,
+        variant=identity.variant,
         version=newest.version + 1 if newest else 1,
-        base_model=run.base_model,
+        base_model=identity.base_model,
         sha256=weights.sha256,
         files=[file.model_dump() for file in files],
-        created_at=run.finished_at,
+        created_at=at,
+        verified_at=at,
     )
     session.add(adapter)
     session.flush()
     return adapter
+
+
+def find_same(session: Session, identity: Identity, files: Sequence[File]) -> Adapter | None:
+    """The version of this name that holds the same bytes, but for its card and manifest."""
+    weights = next(file for file in files if file.path == WEIGHTS)
+    same = select(Adapter).filter_by(
+        name=identity.name, variant=identity.variant, sha256=weights.sha256
+    )
+    wanted = _content(files)
+    return next(
+        (
+            row
+            for row in session.scalars(same)
+            if _content(map(File.model_validate, row.files)) == wanted
+        ),
+        None,
+    )
+
+
+def _content(files: Iterable[File]) -> Mapping[str, str]:
+    return {file.path: file.sha256 for file in files if file.path not in (CARD, MANIFEST)}
 
 
 def get_adapter(session: Session, id: str) -> Adapter:
@@ -73,6 +133,55 @@ def get_file(adapter: Adapter, path: str) -> File:
         if file["path"] == path:
             return File.model_validate(file)
     raise NotFound("file", path)
+
+
+def newest_versions(session: Session) -> Sequence[Adapter]:
+    """Of each name in each variant: what the stable paths are to show."""
+    newest = (
+        select(Adapter.variant, Adapter.name, func.max(Adapter.version).label("version"))
+        .group_by(Adapter.variant, Adapter.name)
+        .subquery()
+    )
+    same = and_(
+        Adapter.variant == newest.c.variant,
+        Adapter.name == newest.c.name,
+        Adapter.version == newest.c.version,
+    )
+    return session.scalars(select(Adapter).join(newest, same)).all()
+
+
+def find_version(
+    session: Session, name: str, variant: str | None = None, version: int | None = None
+) -> Adapter:
+    """The adapter of this name: of its only variant, the newest version, unless told otherwise.
+
+    Raises `NotFound`, or `AmbiguousAdapter` naming the variants that there are.
+    """
+    named = select(Adapter.variant).where(Adapter.name == name).distinct()
+    variants = sorted(session.scalars(named)) if variant is None else [variant]
+    if len(variants) > 1:
+        raise AmbiguousAdapter(name, variants)
+    of_name = select(Adapter).where(Adapter.name == name, Adapter.variant.in_(variants))
+    if version is not None:
+        of_name = of_name.where(Adapter.version == version)
+    adapter = session.scalars(of_name.order_by(Adapter.version.desc()).limit(1)).first()
+    if adapter is None:
+        shown = [
+            name,
+            *([variant] if variant else []),
+            *([f"version {version}"] if version else []),
+        ]
+        raise NotFound("adapter", ", ".join(shown))
+    return adapter
+
+
+def require_sound(adapter: Adapter) -> None:
+    """Raises `AdapterDamaged` when its files were found changed at the last look."""
+    if adapter.damage is not None:
+        raise AdapterDamaged(
+            f"adapter {adapter.id!r} is not what was published any more ({adapter.damage}); "
+            "restore its folder from a backup, or train it again"
+        )
 
 
 def newest_version(session: Session, variant: str, name: str) -> Adapter | None:

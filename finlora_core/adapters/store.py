@@ -4,23 +4,36 @@
       8bits_r8/sentiment -> ../.store/adp_…   the stable path: always the newest version
       .store/adp_…/                           one folder a version, never changed
       .staging/adp_…/                         being written; renamed when it is whole
+      .staging/….link                         a link being switched, by rename too
+      .staging/adp_….intent                   an import under way: whose, so that it can be swept
 
 A folder is renamed into place only when every file is on disk (fsync), so a version is
-either whole or not there. A link is switched by rename too.
+either whole or not there.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+import stat
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from finlora_core.adapters.manifest import PUBLISHED, File
 from finlora_core.errors import AdapterFilesMissing
 
+LINK, INTENT = ".link", ".intent"
+CHUNK = 1024 * 1024  # bytes
+
 
 class AdapterStore:
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anything has been published here: false too while a disk is not mounted."""
+        return (self._root / ".store").is_dir()
 
     def folder(self, adapter_id: str) -> Path:
         return self._root / ".store" / adapter_id
@@ -42,12 +55,11 @@ class AdapterStore:
 
     def stage(self, adapter_id: str, source: Path) -> Path:
         """Copy what is to be published from Axolotl's output folder `source`."""
-        staged = self._root / ".staging" / adapter_id
+        staged = self._staging / adapter_id
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         for name in PUBLISHED:
-            if (source / name).is_file() and not (source / name).is_symlink():
-                shutil.copyfile(source / name, staged / name)
+            _copy_plain(source / name, staged / name)
         return staged
 
     def publish(self, adapter_id: str, staged: Path) -> Path:
@@ -63,17 +75,55 @@ class AdapterStore:
         """Remove a version that no row lists: its attempt lost the run after publishing."""
         shutil.rmtree(self.folder(adapter_id), ignore_errors=True)
 
+    def discard_staged(self, adapter_id: str) -> None:
+        shutil.rmtree(self._staging / adapter_id, ignore_errors=True)
+
     def versions(self) -> Sequence[Path]:
         """Every folder named after a version, also those that are being written."""
-        places = (self._root / ".store", self._root / ".staging")
-        return [folder for place in places if place.is_dir() for folder in place.iterdir()]
+        places = (self._root / ".store", self._staging)
+        return [
+            folder
+            for place in places
+            for folder in _entries(place)
+            if folder.suffix not in (LINK, INTENT)
+        ]
+
+    def intend(self, adapter_id: str, owner: str) -> None:
+        """Note on disk that `owner` is about to publish what no run stands behind."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        note = self._intent(adapter_id)
+        note.write_text(owner)
+        _fsync_all([note, self._staging])
+
+    def fulfil(self, adapter_id: str) -> None:
+        """It is listed now, or has been discarded."""
+        self._intent(adapter_id).unlink(missing_ok=True)
+
+    def intents(self, owner: str) -> Iterator[Path]:
+        """The notes of what `owner` began to publish; the stem is the adapter's id.
+
+        Also those half written: nothing was published under them yet.
+        """
+        return (note for note in self._staged(INTENT) if owner.startswith(note.read_text()))
+
+    def half_links(self) -> Iterator[Path]:
+        """Links that were made and not put into their place yet."""
+        return self._staged(LINK)
+
+    def linked(self, variant: str, name: str) -> str | None:
+        """The version that the stable path shows; None when there is no link of ours."""
+        try:
+            target = self.stable_path(variant, name).readlink()
+        except OSError:
+            return None
+        return target.name if target.parent == Path("..", ".store") else None
 
     def link(self, variant: str, name: str, adapter_id: str) -> Path:
         """Point the stable path at a version, in one step."""
         stable = self.stable_path(variant, name)
         stable.parent.mkdir(parents=True, exist_ok=True)
-        fresh = stable.with_name(f".{name}.{adapter_id}")
-        fresh.unlink(missing_ok=True)
+        self._staging.mkdir(exist_ok=True)
+        fresh = self._staging / f"{uuid.uuid4().hex}{LINK}"
         fresh.symlink_to(Path("..") / ".store" / adapter_id, target_is_directory=True)
         try:
             fresh.replace(stable)
@@ -81,6 +131,39 @@ class AdapterStore:
             fresh.unlink()
             raise
         return stable
+
+    @property
+    def _staging(self) -> Path:
+        return self._root / ".staging"
+
+    def _intent(self, adapter_id: str) -> Path:
+        return self._staging / f"{adapter_id}{INTENT}"
+
+    def _staged(self, suffix: str) -> Iterator[Path]:
+        return (path for path in _entries(self._staging) if path.suffix == suffix)
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else ()
+
+
+def _copy_plain(source: Path, target: Path) -> None:
+    """A plain file, and nothing that is put into its place meanwhile: no link is followed."""
+    try:
+        with open(source, "rb", opener=_plain_only) as opened, target.open("wb") as copy:
+            shutil.copyfileobj(opened, copy, CHUNK)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+
+
+def _plain_only(path: str, flags: int) -> int:
+    """For open(): waits for nobody at the other end of a pipe."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ENXIO, "not a plain file", path)
 
 
 def _fsync_all(paths: Iterable[Path]) -> None:

@@ -123,6 +123,8 @@ class Run(Base):
     config_sha256: Mapped[str]
     dataset_rows: Mapped[int]
     dataset_sha256: Mapped[str]
+    validation_sha256: Mapped[str | None]
+    """Of the dataset to validate on, where that is one of its own."""
     priority: Mapped[int] = mapped_column(default=0)
     """Among its owner's runs: higher goes first."""
     time_limit_seconds: Mapped[float | None]
@@ -235,16 +237,19 @@ class LogChunk(Base):
 
 
 class Adapter(Base):
-    """A finished, checked, published LoRA. Rows and files never change."""
+    """A finished, checked, published LoRA. Its files never change; of its row only what the
+    scrub has found."""
 
     __tablename__ = "adapters"
     __table_args__ = (
         UniqueConstraint("variant", "name", "version"),
         Index("ix_adapters_page", "created_at", "id"),
+        Index("ix_adapters_verified", "verified_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), unique=True)
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
+    """None for an adapter that was made elsewhere and imported."""
     name: Mapped[str]
     variant: Mapped[str]
     version: Mapped[int]
@@ -254,3 +259,14 @@ class Adapter(Base):
     files: Mapped[list[dict[str, Any]]]
     """`finlora_core.adapters.manifest.File` as JSON, one for each published file."""
     created_at: Mapped[datetime]
+    verified_at: Mapped[datetime]
+    """When all its files were last read and compared with their SHA-256; first at publishing."""
+    verifying_since: Mapped[datetime | None]
+    """Set while a process reads them again; too long ago, and that process has died."""
+    damage: Mapped[str | None] = mapped_column(Text)
+    """What was wrong with its files then; None when they were sound."""
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """Of its manifest.json, which names the SHA-256 of every other file."""
+        return next((f["sha256"] for f in self.files if f["path"] == "manifest.json"), None)

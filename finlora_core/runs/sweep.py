@@ -16,7 +16,10 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from finlora_core.adapters import registry
+from finlora_core.adapters.imports import owner_of
 from finlora_core.adapters.registry import attempt_of
+from finlora_core.adapters.stable import link_newest
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
@@ -47,6 +50,8 @@ class Sweeper:
 
 def sweep(database: Database, store: AdapterStore, settings: Settings) -> None:
     _sweep_versions(database, store, settings.sweep_grace_seconds)
+    _sweep_imports(database, store, settings.sweep_grace_seconds)
+    _mend_links(database, store)
     _sweep_runs(database, settings)
 
 
@@ -72,6 +77,40 @@ def _unlisted(session: Session, ids: Collection[str]) -> Collection[str]:
         for id, (run_id, attempt) in attempts.items()
         if run_id in runs and not _is_alive(runs[run_id], attempt)
     }
+
+
+def _sweep_imports(database: Database, store: AdapterStore, grace: float) -> None:
+    """What imports of ours that died have left: a folder that was never listed, and its note."""
+    for note in [note for note in store.intents(owner_of(database)) if _is_older(note, grace)]:
+        with database.reading() as session:
+            listed = session.get(Adapter, note.stem) is not None
+        if not listed:
+            logger.info("removed %s: its import was never finished", note.stem)
+            store.discard(note.stem)
+        store.discard_staged(note.stem)
+        store.fulfil(note.stem)
+    for link in [link for link in store.half_links() if _is_older(link, grace)]:
+        link.unlink(missing_ok=True)
+
+
+def _mend_links(database: Database, store: AdapterStore) -> None:
+    """Whoever listed a version may have died before linking it."""
+    with database.reading() as session:
+        newest = registry.newest_versions(session)
+    for adapter in newest:
+        if store.linked(adapter.variant, adapter.name) != adapter.id:
+            _try_link(database, store, adapter)
+
+
+def _try_link(database: Database, store: AdapterStore, adapter: Adapter) -> None:
+    stable = store.stable_path(adapter.variant, adapter.name)
+    if stable.exists() and not stable.is_symlink():
+        return  # a folder of the user's own; said when the version was published
+    try:
+        link_newest(database, store, adapter.variant, adapter.name)
+        logger.info("linked %s to %s", stable, adapter.id)
+    except OSError as error:
+        logger.warning("%s was not linked: %s", stable, error)
 
 
 def _sweep_runs(database: Database, settings: Settings) -> None:
@@ -119,6 +158,6 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _is_older(path: Path, seconds: float) -> bool:
     try:
-        return time.time() - path.stat().st_mtime > seconds
+        return time.time() - path.lstat().st_mtime > seconds
     except FileNotFoundError:  # another process sweeps too
         return False

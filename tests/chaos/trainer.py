@@ -24,6 +24,9 @@ STRAGGLER = "straggler"
 STRAGGLER_SECONDS = 900
 """So that even the worst failure leaves nothing behind for ever."""
 
+PROBE = {"max_abs_difference": 0.5, "mean_abs_difference": 0.25, "kl": 0.1, "top1_agreement": 0.7}
+"""What the plugin would have measured of an adapter that changes its model."""
+
 TEMPLATES = ("adapter_config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files of a checkpoint that are the same at every step."""
 
@@ -106,7 +109,7 @@ class Training:
         for name in os.listdir(str(self._traits["adapter"])):
             copy(f"{self._traits['adapter']}/{name}", f"{output}/{name}")
         self._oracle.note("done", step=self._step, state=self._state)
-        facts = {"steps": self._step, "metrics": {"train_loss": 0.5}, "state": self._state}
+        facts = {"steps": self._step, "metrics": {"train_loss": 0.5}, "probe": PROBE}
         write_json(f"{self._root}/completed.json", facts)
 
     def _advance(self) -> None:

@@ -248,5 +248,5 @@ def _ended(run: Run) -> Ended:
 def _listed(adapter: Adapter) -> Listed:
     files = [File.model_validate(file) for file in adapter.files]
     return Listed(
-        adapter.id, adapter.run_id, adapter.variant, adapter.name, adapter.version, files
+        adapter.id, adapter.run_id or "", adapter.variant, adapter.name, adapter.version, files
     )

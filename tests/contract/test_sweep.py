@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finlora_core.adapters import registry
+from finlora_core.adapters.imports import import_tree, owner_of
 from finlora_core.adapters.manifest import File
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database, now
@@ -16,6 +17,7 @@ from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.sweep import sweep
 from finlora_core.settings import Settings
 from finlora_core.training.files import RunFiles
+from tests.bad_adapters import good, write
 from tests.contract.test_lifecycle import COMPLETED, FAILED, TTL, cancel, claimed, create, finish
 from tests.support import POLICY
 
@@ -161,3 +163,107 @@ def test_a_cancelled_runs_checkpoints_stay_for_a_retry(
     folder = checkpoints(settings, Lease(run_id, 1, ""))
     swept(database, settings.model_copy(update={"keep_checkpoints_seconds": 100 * 365 * 86400}))
     assert folder.exists()
+
+
+# ---- what dead imports and half-made links leave
+
+
+def imported(database: Database, settings: Settings, tmp_path: Path, seed: int = 1) -> str:
+    """The id of a listed version that no run stands behind."""
+    source = write(tmp_path / f"source{seed}" / "8bits_r4" / "sentiment", good(seed))
+    [result] = import_tree(database, AdapterStore(settings.adapters), source)
+    return str(result.adapter_id)
+
+
+def half_imported(settings: Settings, owner: str, place: str) -> tuple[Path, Path]:
+    """A folder that was never listed and the note that an import of it was under way."""
+    id = registry.imported_id()
+    AdapterStore(settings.adapters).intend(id, owner)
+    folder = settings.adapters / place / id
+    folder.mkdir(parents=True)
+    note = settings.adapters / ".staging" / f"{id}.intent"
+    return age(folder), age(note)
+
+
+@pytest.mark.parametrize("place", [".store", ".staging"])
+def test_what_a_dead_import_left_is_removed(
+    database: Database, settings: Settings, place: str
+) -> None:
+    folder, note = half_imported(settings, owner_of(database), place)
+    swept(database, settings)
+    assert not folder.exists()
+    assert not note.exists()
+
+
+def test_an_import_under_way_stays(database: Database, settings: Settings) -> None:
+    folder, note = half_imported(settings, owner_of(database), ".store")
+    note.touch()
+    swept(database, settings)
+    assert folder.exists()
+    assert note.exists()
+
+
+def test_another_databases_dead_import_stays(database: Database, settings: Settings) -> None:
+    folder, note = half_imported(settings, "somebody else", ".store")
+    swept(database, settings)
+    assert folder.exists()
+    assert note.exists()
+
+
+def test_a_note_that_was_never_written_to_its_end_goes(
+    database: Database, settings: Settings
+) -> None:
+    _, note = half_imported(settings, "", ".staging")
+    swept(database, settings)
+    assert not note.exists()
+
+
+def test_of_an_import_that_was_listed_only_the_note_goes(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    id = imported(database, settings, tmp_path)
+    store = AdapterStore(settings.adapters)
+    store.intend(id, owner_of(database))
+    age(settings.adapters / ".staging" / f"{id}.intent")
+    swept(database, settings)
+    assert store.folder(id).is_dir()
+    assert list((settings.adapters / ".staging").iterdir()) == []
+
+
+def test_a_link_that_was_never_put_into_its_place_goes(
+    database: Database, settings: Settings
+) -> None:
+    staging = settings.adapters / ".staging"
+    staging.mkdir(parents=True)
+    for name in ("old.link", "young.link"):
+        (staging / name).symlink_to("nowhere")
+    then = time.time() - 2 * HOUR
+    os.utime(staging / "old.link", (then, then), follow_symlinks=False)
+    swept(database, settings)
+    assert [path.name for path in staging.iterdir()] == ["young.link"]
+
+
+def test_a_stable_path_is_led_to_the_newest_version_again(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    """Whoever listed it died before the link."""
+    older, newer = (imported(database, settings, tmp_path, seed) for seed in (1, 2))
+    store = AdapterStore(settings.adapters)
+    stable = store.link("8bits_r4", "sentiment", older)
+    swept(database, settings)
+    assert stable.resolve() == store.folder(newer)
+    stable.unlink()
+    swept(database, settings)
+    assert stable.resolve() == store.folder(newer)
+
+
+def test_a_folder_of_the_users_own_stays_where_a_link_should_be(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    imported(database, settings, tmp_path)
+    stable = AdapterStore(settings.adapters).stable_path("8bits_r4", "sentiment")
+    stable.unlink()
+    stable.mkdir()
+    swept(database, settings)
+    assert stable.is_dir()
+    assert not stable.is_symlink()

@@ -3,7 +3,7 @@
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from finlora_core.adapters.check import check_adapter
+from finlora_core.adapters.base import BaseModules, read_modules
+from finlora_core.adapters.check import check_adapter, check_any_adapter
 from finlora_core.adapters.manifest import CONFIG, WEIGHTS
 from finlora_core.errors import InvalidAdapter
 from finlora_core.runs.config import RunConfig
@@ -62,8 +63,9 @@ def safetensors(tensors: Tensors, dtype: str = "F32") -> bytes:
     return pack(*layout(tensors, dtype))
 
 
-def adapter(folder: Path, weights: bytes, peft: object = PEFT) -> Path:
-    (folder / CONFIG).write_text(json.dumps(peft))
+def adapter(folder: Path, weights: bytes, peft: Mapping[str, object] = PEFT) -> Path:
+    said = {"target_modules": ["q_proj", "a_proj", "v_proj"], **peft}
+    (folder / CONFIG).write_text(json.dumps(said))
     (folder / WEIGHTS).write_bytes(weights)
     return folder
 
@@ -112,9 +114,7 @@ def test_a_folder_that_is_not_there_holds_no_adapter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("peft_type", "LOHA"),
         ("r", 8),
-        ("r", None),
         ("lora_alpha", 32),
         ("use_dora", True),
         ("use_rslora", True),
@@ -128,11 +128,68 @@ def test_an_adapter_of_another_kind_than_asked_for_is_refused(
         check_adapter(tmp_path, RUN)
 
 
-@pytest.mark.parametrize("key", PEFT)
+@pytest.mark.parametrize("key", ["peft_type", "r", "lora_alpha"])
 def test_every_fact_about_the_kind_must_be_there(tmp_path: Path, key: str) -> None:
     adapter(tmp_path, safetensors(good()), {k: v for k, v in PEFT.items() if k != key})
     with pytest.raises(InvalidAdapter, match=f"{key} is None"):
         check_adapter(tmp_path, RUN)
+
+
+REFUSED_KEYS: list[tuple[str, object]] = [
+    ("peft_type", "LOHA"),
+    ("peft_type", ["LORA"]),
+    ("r", True),
+    ("r", 4.0),
+    ("r", 0),
+    ("r", 10**9),
+    ("lora_alpha", "16"),
+    ("lora_alpha", float("nan")),
+    ("lora_alpha", float("inf")),
+    ("lora_alpha", -1),
+    ("use_dora", "yes"),
+    ("use_rslora", 1),
+    ("bias", "some"),
+    ("target_modules", []),
+    ("target_modules", None),
+    ("target_modules", "(.*)*q_proj"),
+    ("target_modules", ["(.*)*q_proj"]),
+    ("target_modules", [["q_proj"]]),
+    ("rank_pattern", {"(a+)+$": 4}),
+    ("rank_pattern", {"q_proj": "4"}),
+    ("rank_pattern", ["q_proj"]),
+    ("alpha_pattern", {"q_proj": None}),
+    ("auto_mapping", {"base_model_class": "X", "parent_library": "transformers_modules.x"}),
+    ("auto_mapping", "os"),
+    ("megatron_config", {"tensor_model_parallel_size": 1}),
+    ("layer_replication", [[0, 2]]),
+    ("init_lora_weights", "pissa"),
+    ("target_parameters", ["experts.gate_up_proj"]),
+    ("base_model_name_or_path", ["x"]),
+    ("base_model_name_or_path", "a\nb"),
+    ("something_new", 1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), REFUSED_KEYS)
+def test_what_a_peft_config_must_not_say_is_named(tmp_path: Path, key: str, value: object) -> None:
+    """PEFT would import modules it names, run its patterns, or change the base model."""
+    adapter(tmp_path, safetensors(good()), {**PEFT, key: value})
+    with pytest.raises(InvalidAdapter, match=f"^{CONFIG}: .*{key}"):
+        check_any_adapter(tmp_path)
+
+
+def test_what_peft_itself_writes_passes(tmp_path: Path) -> None:
+    written: dict[str, object] = {
+        "alora_invocation_tokens": None, "alpha_pattern": {}, "auto_mapping": None,
+        "base_model_name_or_path": "org/tiny", "bias": "none", "corda_config": None,
+        "ensure_weight_tying": False, "eva_config": None, "exclude_modules": None,
+        "fan_in_fan_out": None, "inference_mode": True, "init_lora_weights": True,
+        "loftq_config": {}, "lora_bias": False, "lora_dropout": 0.05, "megatron_config": None,
+        "megatron_core": "megatron.core", "modules_to_save": None, "peft_version": "0.20.0",
+        "qalora_group_size": 16, "rank_pattern": {}, "revision": None, "task_type": "CAUSAL_LM",
+        "use_qalora": False, "use_bdlora": None,
+    }  # fmt: skip
+    check_adapter(adapter(tmp_path, safetensors(good()), {**written, **PEFT}), RUN)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +231,22 @@ def without_key(key: str) -> bytes:
 def with_scalar() -> bytes:
     header, data = layout(good())
     place = [len(data), len(data) + 4]
-    return pack(header | {"scale": {"dtype": "F32", "shape": [], "data_offsets": place}}, data * 2)
+    return pack(
+        header | {"scale": {"dtype": "F32", "shape": [], "data_offsets": place}}, data + bytes(4)
+    )
+
+
+def with_a_repeated_key() -> bytes:
+    header, data = layout(good())
+    text = json.dumps(header)
+    text = text[:-1] + "," + text[1:]
+    return struct.pack("<Q", len(text)) + text.encode() + data
+
+
+def with_nothing_in(name: str) -> bytes:
+    tensors = good()
+    tensors[name] = tensors[name][:0]
+    return safetensors(tensors)
 
 
 def moved(by: int, filler: bytes = b"") -> bytes:
@@ -230,13 +302,15 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "nested shape": (lambda: with_entry(A, shape=[[4, 8]]), UNREADABLE),
     "null for a shape": (lambda: with_entry(A, shape=None), UNREADABLE),
     "dtype is a list": (lambda: with_entry(A, dtype=["F32"]), UNREADABLE),
-    "unsupported dtype": (lambda: with_entry(A, dtype="I8"), f"{A} has dtype I8"),
+    "unsupported dtype": (lambda: with_entry(A, dtype="I32"), f"{A} has dtype I32"),
+    "unknown dtype": (lambda: with_entry(A, dtype="X9"), f"{A} has dtype X9"),
+    "double precision": (lambda: with_entry(A, dtype="F64", shape=[2, 8]), f"{A} has dtype F64"),
     "no shape at all": (lambda: with_entry(A, shape=[]), f"{A} {UNFILLED}"),
-    "a scalar": (with_scalar, f"scale {UNFILLED}"),
+    "a scalar": (with_scalar, "scale has shape ()"),
     "negative shape": (lambda: with_entry(A, shape=[-4, -8]), f"{A} {UNFILLED}"),
     "zero in a shape": (
-        lambda: with_entry(A, shape=[0, 8], data_offsets=[0, 0]),
-        f"{A} {UNFILLED}",
+        lambda: with_nothing_in(A),
+        f"{A} has shape (0, 8)",
     ),
     "shape too large": (lambda: with_entry(A, shape=[4, 9]), f"{A} {UNFILLED}"),
     "shape too small": (lambda: with_entry(A, shape=[4, 7]), f"{A} {UNFILLED}"),
@@ -245,8 +319,19 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "offsets swapped": (lambda: with_entry(A, data_offsets=[128, 0]), f"{A} {UNFILLED}"),
     "negative offsets": (
         lambda: with_entry(A, data_offsets=[-128, 0]),
-        f"{A} does not start where it should",
+        f"{A} has an impossible shape or place",
     ),
+    "a shape of many dimensions": (
+        lambda: with_entry(A, shape=[4, 8, 1, 1, 1, 1, 1, 1, 1]),
+        f"{A} has an impossible shape or place",
+    ),
+    "a tensor that stands twice": (with_a_repeated_key, UNREADABLE),
+    "a path for a name": (
+        lambda: renamed("base_model", "../../base_model"),
+        "no name of a tensor",
+    ),
+    "a NUL in a name": (lambda: renamed("base_model", "base\0model"), "no name of a tensor"),
+    "a long name": (lambda: renamed("base_model", "x" * 5000 + "/"), "no name of a tensor"),
     "gap between tensors": (
         lambda: moved(4, b"\0" * 4),
         f"{B} does not start where it should",
@@ -279,8 +364,8 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: safetensors(good() | {A.replace("q_proj", "v_proj"): good()[A]}),
         "do not come in pairs",
     ),
-    "neither A nor B": (lambda: renamed("lora_", "ia3_"), "do not come in pairs"),
-    "names without dots": (lambda: renamed(".", "_"), "do not come in pairs"),
+    "neither A nor B": (lambda: renamed("lora_", "ia3_"), "no part of a LoRA adapter"),
+    "names without dots": (lambda: renamed(".", "_"), "no part of a LoRA adapter"),
     "NaN in A": (lambda: with_value(float("nan"), A), f"{A} holds NaN or infinity"),
     "infinity in B": (lambda: with_value(float("-inf"), B), f"{B} holds NaN or infinity"),
     "NaN in float16": (lambda: with_value(float("nan"), B, "F16"), f"{B} holds NaN or infinity"),
@@ -288,9 +373,22 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: with_value(float("inf"), B, "BF16"),
         f"{B} holds NaN or infinity",
     ),
-    "NaN in a magnitude": (
-        lambda: safetensors(good() | {DORA: np.full((6,), np.nan, np.float32)}),
-        f"{DORA} holds NaN or infinity",
+    "a magnitude that nobody asked for": (
+        lambda: safetensors(good() | {DORA: np.ones((6,), np.float32)}),
+        "has a lora_magnitude_vector, but use_dora is False",
+    ),
+    "the name of a model in memory": (
+        lambda: renamed(".weight", ".default.weight"),
+        "no part of a LoRA adapter",
+    ),
+    "no PEFT prefix": (lambda: renamed("base_model.model.", ""), "no part of a LoRA adapter"),
+    "a module that is not targeted": (
+        lambda: renamed("q_proj", "o_proj"),
+        "layers.0.o_proj is not among the target_modules",
+    ),
+    "A is zero where B is not": (
+        lambda: safetensors(good() | {A: np.zeros((RANK, 8), np.float32)}),
+        "lora_B times lora_A is zero",
     ),
     "B is zero": (
         lambda: safetensors(good() | {B: np.zeros((6, RANK), np.float32)}),
@@ -323,7 +421,7 @@ def test_a_header_beyond_the_formats_limit_is_not_even_read(tmp_path: Path) -> N
     adapter(tmp_path, struct.pack("<Q", length))
     with (tmp_path / WEIGHTS).open("r+b") as file:
         file.truncate(8 + length)  # sparse: it takes no room on the disk
-    with pytest.raises(InvalidAdapter, match=CLAIMS_TOO_MUCH):
+    with pytest.raises(InvalidAdapter, match="a header of 100000001 bytes is too large"):
         check_adapter(tmp_path, RUN)
 
 
@@ -341,3 +439,165 @@ def test_a_header_with_flipped_bytes_is_never_more_than_refused(tmp_path: Path) 
         except InvalidAdapter:
             refused += 1
     assert refused > 500
+
+
+def test_a_dora_magnitude_is_checked_too(tmp_path: Path) -> None:
+    run = RUN.model_copy(update={"peft_use_dora": True})
+    said = {**PEFT, "use_dora": True}
+    for magnitude, reason in (
+        (np.full((6,), np.nan, np.float32), "holds NaN or infinity"),
+        (np.ones((7,), np.float32), "not of 6 outputs"),
+    ):
+        with pytest.raises(InvalidAdapter, match=reason):
+            check_adapter(adapter(tmp_path, safetensors(good() | {DORA: magnitude}), said), run)
+
+
+# ---- ranks that differ by module
+
+
+def test_a_module_may_have_a_rank_of_its_own(tmp_path: Path) -> None:
+    wide = {
+        name.replace("q_proj", "v_proj"): np.ones_like(values).repeat(2, axis=1 - axis)
+        for axis, (name, values) in zip((1, 0), good().items(), strict=True)
+    }
+    said = {**PEFT, "rank_pattern": {"v_proj": 2 * RANK}}
+    sound = check_any_adapter(adapter(tmp_path, safetensors(good() | wide), said))
+    assert (sound.modules, sound.changed) == (2, 2)
+    for pattern in ({}, {"v_proj": RANK}, {"^v_proj": 2 * RANK}, {"k_proj": 2 * RANK}):
+        adapter(tmp_path, safetensors(good() | wide), {**PEFT, "rank_pattern": pattern})
+        with pytest.raises(InvalidAdapter, match=f"not of rank {RANK}"):
+            check_any_adapter(tmp_path)
+
+
+def test_how_many_modules_change_anything_is_counted(tmp_path: Path) -> None:
+    crossed = {A.replace("q_", "v_"): good()[A], B.replace("q_", "v_"): good()[B]}
+    crossed[A.replace("q_", "v_")][1:] = 0  # only the first rank has rows in A,
+    crossed[B.replace("q_", "v_")][:, 0] = 0  # and only the others have columns in B
+    sound = check_any_adapter(adapter(tmp_path, safetensors(good() | crossed)))
+    assert (sound.modules, sound.changed) == (2, 1)
+
+
+def test_tensors_larger_than_a_piece_are_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finlora_core.adapters.tensors.CHUNK", 5)
+    assert check_any_adapter(adapter(tmp_path, safetensors(good(), "BF16"))).changed == 1
+    for name in (A, B):
+        with pytest.raises(InvalidAdapter, match="NaN"):
+            check_any_adapter(adapter(tmp_path, with_value(float("nan"), name, "F16")))
+
+
+# ---- the base model
+
+
+def base_of(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "F16"
+) -> BaseModules:
+    folder.mkdir(exist_ok=True)
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    (folder / "model.safetensors").write_bytes(safetensors(tensors, dtype))
+    modules = read_modules(folder)
+    assert modules is not None
+    return modules
+
+
+LLAMA = {"layers.0.q_proj.weight": (6, 8), "layers.0.norm.weight": (8,)}
+
+FITS: dict[str, Mapping[str, tuple[int, ...]]] = {
+    "Llama": LLAMA,
+    "Qwen, with biases": {**LLAMA, "layers.0.q_proj.bias": (6,)},
+    "another front, as of a model with pictures": {
+        "language_model.layers.0.q_proj.weight": (6, 8),
+        "vision.layers.0.q_proj.weight": (3, 3),
+    },
+    "more experts than the adapter knows": {
+        **LLAMA,
+        "layers.0.experts.0.v_proj.weight": (6, 8),
+    },
+}
+
+
+@pytest.mark.parametrize("shapes", FITS.values(), ids=FITS)
+def test_an_adapter_that_fits_its_base_passes(
+    tmp_path: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    base = base_of(tmp_path / "base", shapes)
+    assert check_adapter(adapter(tmp_path, safetensors(good())), RUN, base).base_compared
+
+
+def test_fused_layers_are_modules_like_others(tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base", {"layers.0.qkv_proj.weight": (6, 8)})
+    said = {**PEFT, "target_modules": ["qkv_proj"]}
+    assert check_adapter(adapter(tmp_path, renamed("q_proj", "qkv_proj"), said), RUN, base)
+
+
+def test_a_base_that_was_saved_in_four_bits_still_names_its_modules(tmp_path: Path) -> None:
+    header = {"layers.0.q_proj.weight": {"dtype": "U8", "shape": [24, 1], "data_offsets": [0, 24]}}
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(pack(header, bytes(24)))
+    assert check_adapter(adapter(tmp_path, safetensors(good())), RUN, read_modules(folder))
+
+
+FOREIGN: dict[str, tuple[Mapping[str, tuple[int, ...]], str]] = {
+    "no such module": ({"layers.0.wq.weight": (6, 8)}, "the base model has no module layers.0.q"),
+    "no such layer": ({"layers.1.q_proj.weight": (6, 8)}, "has no module layers.0.q_proj"),
+    "wider": ({"layers.0.q_proj.weight": (6, 16)}, r"of shape \(6, 8\), .* has \(6, 16\)"),
+    "turned": ({"layers.0.q_proj.weight": (8, 6)}, r"of shape \(6, 8\), .* has \(8, 6\)"),
+    "deeper": (
+        {**LLAMA, "layers.1.q_proj.weight": (6, 8)},
+        "layers.1.q_proj is a target module and has no tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize(("shapes", "reason"), FOREIGN.values(), ids=FOREIGN)
+def test_an_adapter_of_a_foreign_base_is_refused(
+    tmp_path: Path, shapes: Mapping[str, tuple[int, ...]], reason: str
+) -> None:
+    base = base_of(tmp_path / "base", shapes)
+    with pytest.raises(InvalidAdapter, match=reason):
+        check_adapter(adapter(tmp_path, safetensors(good())), RUN, base)
+
+
+def test_a_tied_head_is_as_large_as_the_embeddings(tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base", {"model.embed_tokens.weight": (6, 8)})
+    said = {**PEFT, "target_modules": ["lm_head"]}
+    head = {name.replace("layers.0.q_proj", "lm_head"): it for name, it in good().items()}
+    assert check_adapter(adapter(tmp_path, safetensors(head), said), RUN, base)
+
+
+def test_an_embeddings_adapter_lies_the_other_way_round(tmp_path: Path) -> None:
+    place = "base_model.model.model.embed_tokens"
+    tensors = {
+        f"{place}.lora_embedding_A": np.ones((RANK, 10), np.float32),
+        f"{place}.lora_embedding_B": np.ones((8, RANK), np.float32),
+        f"{place}.weight": np.ones((10, 8), np.float32),
+    }
+    said = {**PEFT, "target_modules": ["embed_tokens"]}
+    fitting = base_of(tmp_path / "base", {"model.embed_tokens.weight": (10, 8)})
+    assert check_adapter(adapter(tmp_path, safetensors(tensors), said), RUN, fitting)
+    turned = base_of(tmp_path / "base", {"model.embed_tokens.weight": (8, 10)})
+    with pytest.raises(InvalidAdapter, match="for a module of shape"):
+        check_adapter(tmp_path, RUN, turned)
+
+
+def test_a_base_in_several_files_is_read_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    base_of(folder, {"layers.0.q_proj.weight": (6, 8)})
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    base_of(folder, {"layers.1.q_proj.weight": (6, 8)})
+    (folder / "model.safetensors").rename(folder / "two.safetensors")
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InvalidAdapter, match="is a target module and has no tensors"):
+        check_adapter(adapter(tmp_path, safetensors(good())), RUN, read_modules(folder))
+    index["weight_map"]["c"] = "../one.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InvalidAdapter, match=r"names '../one.safetensors', which is not there"):
+        read_modules(folder)
+
+
+def test_a_base_without_safetensors_cannot_be_compared(tmp_path: Path) -> None:
+    assert read_modules(tmp_path) is None
+    assert not check_adapter(adapter(tmp_path, safetensors(good())), RUN).base_compared
