@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos mutants bench-cancel check format constraints clean
+.PHONY: help setup demo test chaos mutants resume long bench-cancel parity check format constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -30,8 +30,19 @@ chaos: setup ## kill everything at random and count what is lost: KILLS=100 SEED
 mutants: setup ## break each guard of the run protocol in a copy: do the tests notice? (about 20 minutes)
 	@$(BIN)/python -m tests.mutants
 
+resume: setup ## kill, pause and resume a real training: is the adapter the same, bit for bit? (about 4 minutes)
+	$(BIN)/python -m pytest -s -m long tests/e2e/test_resume.py
+
+long: setup ## the tests that `make test` leaves out, since they take minutes each (about 12 minutes)
+	$(BIN)/python -m pytest -m long
+
 bench-cancel: setup ## how long a cancelled training's processes live (about 5 minutes)
 	@$(BIN)/python -m benchmarks.cancel
+
+FINLORA ?= ../finlora
+
+parity: setup ## compare with what FinLoRA's own script renders: FINLORA=folder with its configs
+	@$(BIN)/python -m benchmarks.parity $(FINLORA)
 
 check: setup ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from finlora_core.datasets.check import DatasetFacts
-from finlora_core.runs.config import RunConfig
+from finlora_core.runs.config import PromptFormat, RunConfig
 from finlora_core.runs.outcome import RetryPolicy
 
 POLICY = RetryPolicy(max_crashes=3, backoff=30)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FACTS = DatasetFacts(rows=2, sha256="d" * 64)
 BASE_MODEL = "finlora/tiny-llama"
+FORM = PromptFormat.INSTRUCTION
 
 
 def make_config(**keys: Any) -> RunConfig:

@@ -124,6 +124,7 @@ def _load(bench: Bench, lease: Lease) -> Attempt:
             config=RunConfig.model_validate(run.config),
             dataset_sha256=run.dataset_sha256,
             dataset_rows=run.dataset_rows,
+            validation_sha256=run.validation_sha256,
             seconds_left=math.inf if limit is None else limit - spent,
             run_files=RunFiles.of(bench.settings.runs, run.id),
             ancestors=[

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,12 @@ from transformers import (
     set_seed,
 )
 
+from finlora_core.datasets.rows import texts_of
+from finlora_core.runs.config import PromptFormat
 from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
+from worker.probe import probe, rows_of
 
 PROGRESS_EVERY = 0.5  # seconds
 
@@ -43,6 +47,7 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         self._files = AttemptFiles(Path(os.environ[ATTEMPT_DIR]))
         self._facts: dict[str, Any] = {}
         self._checkpoints = Checkpoints(self._files, float(os.environ[CHECKPOINT_SECONDS]))
+        self._probed: Sequence[Sequence[int]] = ()
 
     def pre_model_load(self, cfg: Any) -> None:
         # Axolotl seeds after the adapter's weights are made, so runs would not repeat
@@ -65,8 +70,8 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
             keep_4bit_differentiable(model)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        self._facts["training_rows"] = len(trainer.train_dataset)
-        for text in first_texts(Path(cfg.datasets[0].path)):
+        self._facts |= count_rows(cfg, trainer)
+        for text in first_texts(Path(cfg.datasets[0].path), form_of(cfg)):
             if not survives(trainer.processing_class, text):
                 self._refuse(
                     FailureCode.TOKENIZER_MISMATCH, f"at the row that starts {text[:60]!r}"
@@ -78,6 +83,12 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         self._checkpoints.resumed_from = cfg.resume_from_checkpoint
         trainer.add_callback(self._checkpoints)
         trainer.add_callback(Reporter(self._files, self._facts))
+        self._probed = rows_of(trainer.train_dataset)
+
+    def post_train(self, cfg: Any, model: torch.nn.Module) -> None:
+        """Called twice: first while the model is in memory as it was trained."""
+        if "probe" not in self._facts and self._checkpoints.stopped_at is None:
+            self._facts["probe"] = probe(model, self._probed)
 
     def post_train_unload(self, cfg: Any) -> None:
         """Called last, after the adapter has been saved."""
@@ -158,6 +169,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
                 "epoch": state.epoch and round(state.epoch, 3),
                 "loss": self._latest.get("loss"),
                 "eta_seconds": None if pace is None else round(pace * left, 1),
+                "dropped_rows": self._facts["dropped_rows"],
             },
         )
 
@@ -256,11 +268,32 @@ def count_quantized(model: torch.nn.Module) -> dict[str, int]:
     return {bits: sum(isinstance(layer, kind) for layer in layers) for bits, kind in kinds.items()}
 
 
-def first_texts(dataset: Path, rows: int = 20) -> list[str]:
-    """Context and target of the first rows, as the worker has checked them."""
+def form_of(cfg: Any) -> PromptFormat:
+    """Which form the YAML gives the rows: FinLoRA's is spelt out, the others have names."""
+    named = {"alpaca": PromptFormat.ALPACA, "chat_template": PromptFormat.CHAT}
+    kind = cfg.datasets[0].type
+    return named[kind] if isinstance(kind, str) else PromptFormat.INSTRUCTION
+
+
+def count_rows(cfg: Any, trainer: Any) -> dict[str, int]:
+    """Axolotl leaves rows out that are longer than sequence_len, and only logs it."""
+    with Path(cfg.datasets[0].path).open("rb") as file:
+        given = sum(bool(line.strip()) for line in file)
+    training = len(trainer.train_dataset)
+    validation = len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0
+    left = training + (0 if cfg.test_datasets else validation)
+    return {
+        "training_rows": training,
+        "validation_rows": validation,
+        "dropped_rows": given - left,
+    }
+
+
+def first_texts(dataset: Path, form: PromptFormat, rows: int = 20) -> list[str]:
+    """All that the first rows say, as the worker has checked them."""
     with dataset.open(encoding="utf-8") as file:
         parsed = [json.loads(line) for line in islice(file, rows) if line.strip()]
-    return [f"{row['context']}{row['target']}" for row in parsed]
+    return [texts_of(row, form) for row in parsed]
 
 
 def survives(tokenizer: Any, text: str) -> bool:

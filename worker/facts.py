@@ -18,6 +18,7 @@ class Attempt:
     config: RunConfig
     dataset_sha256: str
     dataset_rows: int
+    validation_sha256: str | None
     seconds_left: float
     """Of the run's time limit; infinite without one."""
     run_files: RunFiles

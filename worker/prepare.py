@@ -6,9 +6,11 @@ from pathlib import Path
 
 from finlora_core.datasets.check import check_dataset
 from finlora_core.datasets.locate import locate_dataset
-from finlora_core.errors import DatasetNotFound, InvalidDataset
+from finlora_core.errors import BaseModelUnreadable, DatasetNotFound, InvalidDataset
+from finlora_core.runs.config import PromptFormat, RunConfig
 from finlora_core.runs.outcome import AttemptEnd, End
-from finlora_core.training.axolotl import TrainingInput
+from finlora_core.training.axolotl import CPU_OPTIMIZERS, Hardware, TrainingInput
+from finlora_core.training.base_model import BaseModelFacts, read_base_model
 from finlora_core.training.diagnose import FailureCode, failure
 from worker import base_model
 from worker.bench import Bench
@@ -28,9 +30,20 @@ def prepare(bench: Bench, attempt: Attempt, watch: Watch) -> TrainingInput:
     """What Axolotl is to read, all of it at hand. Raises `AttemptEnded` with the reason."""
     attempt.files.create()
     _require_disk(bench, attempt)
-    dataset = _unchanged_dataset(bench, attempt)
-    model = _base_model(bench, attempt, watch)
-    return TrainingInput(str(model), str(dataset), attempt.dataset_rows)
+    _require_optimizer(bench, attempt)
+    config = attempt.config
+    dataset = _unchanged(bench, attempt, config.dataset_path, attempt.dataset_sha256)
+    validation = config.validation_dataset_path and _unchanged(
+        bench, attempt, config.validation_dataset_path, attempt.validation_sha256
+    )
+    folder = _base_model(bench, attempt, watch)
+    return TrainingInput(
+        base_model=str(folder),
+        model=_facts_of(folder, config),
+        dataset=str(dataset),
+        dataset_rows=attempt.dataset_rows,
+        validation_dataset=str(validation) if validation else None,
+    )
 
 
 def failed(code: FailureCode, *, log: str = "", detail: str = "") -> AttemptEnded:
@@ -46,16 +59,35 @@ def _require_disk(bench: Bench, attempt: Attempt) -> None:
         )
 
 
-def _unchanged_dataset(bench: Bench, attempt: Attempt) -> Path:
-    written = attempt.config.dataset_path
+def _require_optimizer(bench: Bench, attempt: Attempt) -> None:
+    """Rather no training than one with another optimizer than was asked for."""
+    chosen = attempt.config.optimizer
+    if bench.hardware is Hardware.CPU and chosen not in (None, *CPU_OPTIMIZERS):
+        raise failed(
+            FailureCode.OPTIMIZER_NEEDS_GPU, detail=f"{chosen}; here {', '.join(CPU_OPTIMIZERS)}"
+        )
+
+
+def _unchanged(bench: Bench, attempt: Attempt, written: str, sha256: str | None) -> Path:
+    """The dataset `written` in the config, if it is still what it was when the run was posted."""
     try:
         path = locate_dataset(written, bench.settings.datasets)
-        facts = check_dataset(path, shown_as=written)
+        facts = check_dataset(path, attempt.config.prompt_format, shown_as=written)
     except (DatasetNotFound, InvalidDataset) as error:
         raise failed(FailureCode.DATASET_UNREADABLE, detail=str(error)) from None
-    if facts.sha256 != attempt.dataset_sha256:
+    if facts.sha256 != sha256:
         raise failed(FailureCode.DATASET_CHANGED, detail=written)
     return path
+
+
+def _facts_of(folder: Path, config: RunConfig) -> BaseModelFacts:
+    try:
+        model = read_base_model(folder)
+    except BaseModelUnreadable as error:
+        raise failed(FailureCode.BASE_MODEL_UNREADABLE, detail=str(error)) from None
+    if config.prompt_format is PromptFormat.CHAT and not model.has_chat_template:
+        raise failed(FailureCode.NO_CHAT_TEMPLATE, detail=config.base_model)
+    return model
 
 
 def _base_model(bench: Bench, attempt: Attempt, watch: Watch) -> Path:

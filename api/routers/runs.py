@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, Any, TypedDict
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from fastapi.responses import PlainTextResponse
@@ -27,7 +27,14 @@ from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
 from finlora_core.settings import Settings
-from finlora_core.training.axolotl import Hardware, TrainingInput, render, to_yaml
+from finlora_core.training.axolotl import (
+    Hardware,
+    TrainingInput,
+    profile_changes,
+    render,
+    to_yaml,
+)
+from finlora_core.training.base_model import guess_from_name
 from finlora_core.training.files import AttemptFiles
 
 router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
@@ -64,6 +71,14 @@ class RunError(BaseModel):
     log_tail: str = Field(description="The last log lines.")
 
 
+class Change(BaseModel):
+    """An Axolotl key that the profile `fast` renders otherwise."""
+
+    key: str = Field(examples=["sample_packing"])
+    faithful: Any = Field(examples=[False])
+    fast: Any = Field(examples=[True])
+
+
 class RunRead(BaseModel):
     id: str
     name: str
@@ -87,6 +102,9 @@ class RunRead(BaseModel):
     )
     time_limit_seconds: float | None
     config: RunConfig
+    profile_changes: list[Change] = Field(
+        description="What the config's `profile` changes on a GPU; empty for `faithful`."
+    )
     dataset: Dataset
     created_at: datetime
     started_at: datetime | None
@@ -139,7 +157,7 @@ def create_run(
     datasets: DatasetsDep,
 ) -> RunRead:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    facts = _facts(request.dataset_path, settings, datasets)
+    data = _data(request, settings, datasets)
     order = Order(
         name=request.run_name,
         priority=request.priority,
@@ -147,7 +165,7 @@ def create_run(
     )
     with db.transaction() as session:
         at = now(session)
-        run = lifecycle.create_run(session, request.config, order, dataset=facts, now=at)
+        run = lifecycle.create_run(session, request.config, order, **data, now=at)
         read = _read(session, run)
     _offer(db, queue, run.id)
     response.headers["Location"] = f"/runs/{run.id}"
@@ -237,10 +255,10 @@ def retry_run(
 
     It goes on from the old run's newest checkpoint, if the dataset is still the same."""
     with db.reading() as session:
-        written = RunConfig.model_validate(queries.get_run(session, run_id).config).dataset_path
-    facts = _facts(written, settings, datasets)
+        config = RunConfig.model_validate(queries.get_run(session, run_id).config)
+    data = _data(config, settings, datasets)
     with db.transaction() as session:
-        run = lifecycle.retry_run(session, run_id, dataset=facts, now=now(session))
+        run = lifecycle.retry_run(session, run_id, **data, now=now(session))
         read = _read(session, run)
     _offer(db, queue, run.id)
     response.headers["Location"] = f"/runs/{run.id}"
@@ -302,9 +320,22 @@ def get_run_metrics(
     return Points(data=data, next_after=rows[-1].id if rows else after)
 
 
-def _facts(dataset_path: str, settings: Settings, datasets: DatasetChecker) -> DatasetFacts:
-    path = locate_dataset(dataset_path, settings.datasets)
-    return datasets.facts(path, shown_as=dataset_path)
+class _Data(TypedDict):
+    """Both of a run's datasets, checked."""
+
+    dataset: DatasetFacts
+    validation: DatasetFacts | None
+
+
+def _data(config: RunConfig, settings: Settings, datasets: DatasetChecker) -> _Data:
+    def facts(written: str) -> DatasetFacts:
+        path = locate_dataset(written, settings.datasets)
+        return datasets.facts(path, config.prompt_format, shown_as=written)
+
+    validation = config.validation_dataset_path
+    return _Data(
+        dataset=facts(config.dataset_path), validation=facts(validation) if validation else None
+    )
 
 
 def _offer(db: Database, queue: WorkerQueue, run_id: str) -> None:
@@ -346,6 +377,10 @@ def _show(run: Run, queue_position: int | None, adapter_id: str | None) -> RunRe
         checkpoint_step=run.checkpoint_step,
         time_limit_seconds=run.time_limit_seconds,
         config=config,
+        profile_changes=[
+            Change(key=key, faithful=faithful, fast=fast)
+            for key, (faithful, fast) in profile_changes(config).items()
+        ],
         dataset=dataset,
         created_at=run.created_at,
         started_at=run.started_at,
@@ -364,7 +399,13 @@ def _error(run: Run) -> RunError | None:
 def _preview(run: Run) -> str:
     """What a GPU worker would render; the paths are filled in by the worker that claims it."""
     config = RunConfig.model_validate(run.config)
-    given = TrainingInput(config.base_model, config.dataset_path, run.dataset_rows)
+    given = TrainingInput(
+        config.base_model,
+        guess_from_name(config.base_model),
+        config.dataset_path,
+        run.dataset_rows,
+        config.validation_dataset_path,
+    )
     files = AttemptFiles.of(FilePath("<runs>"), run.id, run.attempt + 1)
     rendered = render(config, given, files, Hardware.CUDA)
     return "# Preview for a GPU worker: no worker has rendered this run yet.\n" + to_yaml(rendered)

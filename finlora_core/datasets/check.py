@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from finlora_core.datasets.rows import fault_of
 from finlora_core.errors import InvalidDataset
-
-FIELDS = ("context", "target")
-"""FinLoRA's form of a row; other keys are allowed and ignored."""
+from finlora_core.runs.config import PromptFormat
 
 MIN_ROWS = 2
 """One to train on, one to validate on."""
@@ -20,17 +18,13 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 """FinLoRA's longest rows are about 30 KB; this only stops a file without line breaks."""
 
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-"""JSON can spell it, UTF-8 and so every tokenizer cannot."""
-
-
 @dataclass(frozen=True)
 class DatasetFacts:
     rows: int
     sha256: str
 
 
-def check_dataset(path: Path, *, shown_as: str) -> DatasetFacts:
+def check_dataset(path: Path, form: PromptFormat, *, shown_as: str) -> DatasetFacts:
     """Rows and SHA-256 of the JSON-lines file at `path`.
 
     Raises `InvalidDataset`, naming the file as the user wrote it and the first bad line.
@@ -41,7 +35,7 @@ def check_dataset(path: Path, *, shown_as: str) -> DatasetFacts:
             for number, line in enumerate(_lines(file, shown_as), start=1):
                 digest.update(line)
                 if line.strip():
-                    _check_row(line, f"{shown_as}, line {number}")
+                    _check_row(line, form, f"{shown_as}, line {number}")
                     rows += 1
     except OSError as error:
         raise InvalidDataset(f"{shown_as} cannot be read: {error.strerror}") from error
@@ -63,17 +57,20 @@ def _lines(file: BinaryIO, shown_as: str) -> Iterator[bytes]:
         yield line
 
 
-def _check_row(line: bytes, where: str) -> None:
+def _check_row(line: bytes, form: PromptFormat, where: str) -> None:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidDataset(f"{where}: not UTF-8 (byte {error.start + 1})") from None
     except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise InvalidDataset(f"{where}: not a JSON object")
-    for field in FIELDS:
-        if not isinstance(row.get(field), str):
-            raise InvalidDataset(f"{where}: {field!r} must be there and be a string")
-        if _SURROGATE.search(row[field]):
-            raise InvalidDataset(f"{where}: {field!r} holds half of a character (\\ud800 …)")
+    fault = fault_of(row, form)
+    if fault is not None:
+        raise InvalidDataset(f"{where}: {fault}{_hint(row, form)}")
+
+
+def _hint(row: object, form: PromptFormat) -> str:
+    """The form that the row seems to have, should it be another one."""
+    others = (other for other in PromptFormat if other is not form)
+    seems = next((other for other in others if fault_of(row, other) is None), None)
+    return f'; for rows like this set "prompt_format": "{seems}"' if seems else ""

@@ -10,8 +10,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,13 +20,28 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StringConstraints,
+    WithJsonSchema,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from finlora_core.errors import KeyProblem
 
 MAX_EPOCHS = 1000
 MAX_BATCH = 4096
+VALIDATION_SHARE = 0.02
+"""FinLoRA's."""
+
+MAX_SEQUENCE_LEN = 131_072
+"""Tokens: the longest context of the models that FinLoRA tunes."""
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a Llama block; Mistral, Qwen and Gemma name theirs the same."""
+
+ALL_LINEAR = "all-linear"
+CONTRADICTION = "contradiction"
 _SAFE = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
 
@@ -47,12 +63,51 @@ def _safe_name(value: str) -> str:
     return value
 
 
+def _modules(value: object) -> list[str] | str:
+    if value == ALL_LINEAR:
+        return ALL_LINEAR
+    names = value if isinstance(value, list) else []
+    if names and all(name in MODULES for name in names) and len(set(names)) == len(names):
+        return names
+    raise ValueError(
+        f"must be {ALL_LINEAR!r}, or a list of some of {', '.join(MODULES)}, each once"
+    )
+
+
 _Text = Annotated[
     str, StringConstraints(min_length=1, max_length=1024), BeforeValidator(_printable)
 ]
 ModelName = Annotated[str, StringConstraints(max_length=256), AfterValidator(_model_name)]
 RunName = Annotated[str, StringConstraints(max_length=128), AfterValidator(_safe_name)]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Modules = Annotated[
+    list[str] | str,
+    PlainValidator(_modules),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": ALL_LINEAR},
+                {"type": "array", "items": {"enum": list(MODULES)}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class PromptFormat(StrEnum):
+    """How a row of the dataset becomes a prompt and an answer."""
+
+    INSTRUCTION = "instruction"
+    ALPACA = "alpaca"
+    CHAT = "chat"
+
+
+class Profile(StrEnum):
+    """Whose choice of what does not change the result in principle, but the speed."""
+
+    FAITHFUL = "faithful"
+    FAST = "fast"
 
 
 class RunConfig(BaseModel):
@@ -81,6 +136,91 @@ class RunConfig(BaseModel):
     peft_use_dora: bool = Field(False, description="Weight-decomposed LoRA (DoRA).")
     peft_use_rslora: bool = Field(False, description="Rank-stabilised scaling (rsLoRA).")
     seed: int = Field(42, ge=0, lt=2**32, description="Same config, data and seed: same adapter.")
+    prompt_format: PromptFormat = Field(
+        PromptFormat.INSTRUCTION,
+        strict=False,
+        description="What a row holds: `context` and `target` (FinLoRA's, as `[INST] … [/INST]`); "
+        "`instruction`, `input` and `output` (alpaca); or `messages` (chat, in the base model's "
+        "own chat template).",
+    )
+    lora_dropout: Share = Field(0.05, description="Of the adapter's inputs, in training.")
+    lora_target_modules: Modules = Field(
+        ["q_proj", "v_proj", "k_proj"],
+        description="The layers that get an adapter: a list of names, or `all-linear`.",
+    )
+    sequence_len: int = Field(
+        4096,
+        ge=16,
+        le=MAX_SEQUENCE_LEN,
+        description="Tokens; longer rows are left out, and counted.",
+    )
+    validation_dataset_path: _Text | None = Field(
+        None, description="A dataset of its own to validate on, in the same form."
+    )
+    val_set_size: Share | None = Field(
+        None,
+        description="Share of the rows that is kept out of training to validate on. Default: "
+        "0.02, or none with `validation_dataset_path`.",
+    )
+    max_steps: int | None = Field(None, ge=1, description="Stop here, even amid an epoch.")
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop after this many validations without a lower loss. The adapter is that "
+        "of the last step.",
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: int | None = Field(
+        None, ge=0, description="Default: 10, unless `warmup_ratio` is given."
+    )
+    warmup_ratio: Share | None = Field(None, description="Warm-up as a share of all steps.")
+    weight_decay: Share = 0.0
+    optimizer: (
+        Literal[
+            "adamw_torch",
+            "adamw_torch_fused",
+            "adamw_bnb_8bit",
+            "paged_adamw_8bit",
+            "adafactor",
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Default: FinLoRA's, `paged_adamw_8bit` with 4 bits, `adamw_bnb_8bit` with 8, "
+        "else `adamw_torch_fused`; on a CPU `adamw_torch`.",
+    )
+    profile: Profile = Field(
+        Profile.FAITHFUL,
+        strict=False,
+        description="`faithful` trains as FinLoRA's script does; `fast` packs rows and spends "
+        "memory for speed.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise _contradiction("warmup_ratio", "give warmup_steps or warmup_ratio, not both")
+        if self.validation_dataset_path is not None and self.val_set_size:
+            raise _contradiction(
+                "val_set_size", "give validation_dataset_path or val_set_size, not both"
+            )
+        if self.early_stopping_patience is not None and not self.validates:
+            raise _contradiction(
+                "early_stopping_patience",
+                "needs something to validate on: val_set_size above 0 or validation_dataset_path",
+            )
+        return self
+
+    @property
+    def validation_share(self) -> float:
+        """Of the rows."""
+        if self.val_set_size is None:
+            return 0.0 if self.validation_dataset_path else VALIDATION_SHARE
+        return self.val_set_size
+
+    @property
+    def validates(self) -> bool:
+        return self.validation_share > 0 or self.validation_dataset_path is not None
 
     @property
     def variant(self) -> str:
@@ -92,8 +232,9 @@ class RunConfig(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Of the config as sorted JSON: equal configs have equal hashes."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Of the config as sorted JSON, defaults left out: a key that a later version adds
+        changes the hash of no config that does without it."""
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -146,7 +287,14 @@ def explain(errors: Iterable[Mapping[str, Any]], known: Iterable[str]) -> tuple[
     return tuple(_explain_one(error, names) for error in errors)
 
 
+def _contradiction(key: str, message: str) -> PydanticCustomError:
+    """Of two keys, each fine by itself; `key` is the one to name."""
+    return PydanticCustomError(CONTRADICTION, "{message}", {"key": key, "message": message})
+
+
 def _explain_one(error: Mapping[str, Any], known: tuple[str, ...]) -> KeyProblem:
+    if error["type"] == CONTRADICTION:
+        return KeyProblem(error["ctx"]["key"], "invalid_value", error["ctx"]["message"])
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return KeyProblem(key, "unknown_key", f"unknown key{_did_you_mean(key, known)}")

@@ -28,6 +28,9 @@ class Progress(BaseModel):
     eta_seconds: float | None = Field(
         None, description="Training time left at the pace so far; unknown before the first step."
     )
+    dropped_rows: int = Field(
+        0, description="Rows of the dataset that are longer than `sequence_len`, and left out."
+    )
 
     @classmethod
     def parse(cls, content: Mapping[str, Any] | None) -> Self | None:

@@ -46,7 +46,13 @@ class Order:
 
 
 def create_run(
-    session: Session, config: RunConfig, order: Order, *, dataset: DatasetFacts, now: datetime
+    session: Session,
+    config: RunConfig,
+    order: Order,
+    *,
+    dataset: DatasetFacts,
+    validation: DatasetFacts | None = None,
+    now: datetime,
 ) -> Run:
     run = Run(
         id=f"run_{uuid.uuid4().hex[:20]}",
@@ -57,6 +63,7 @@ def create_run(
         config_sha256=config.sha256,
         dataset_rows=dataset.rows,
         dataset_sha256=dataset.sha256,
+        validation_sha256=validation.sha256 if validation else None,
         status=RunStatus.QUEUED,
         created_at=now,
         queued_at=now,
@@ -68,7 +75,14 @@ def create_run(
     return run
 
 
-def retry_run(session: Session, run_id: str, *, dataset: DatasetFacts, now: datetime) -> Run:
+def retry_run(
+    session: Session,
+    run_id: str,
+    *,
+    dataset: DatasetFacts,
+    validation: DatasetFacts | None = None,
+    now: datetime,
+) -> Run:
     """A new run of the same config, which goes on from the old one's checkpoints.
 
     Raises `NotFound`, or `IllegalTransition` unless the run has failed or was cancelled.
@@ -85,9 +99,8 @@ def retry_run(session: Session, run_id: str, *, dataset: DatasetFacts, now: date
         time_limit_seconds=parent.time_limit_seconds,
         parent_id=parent.id,
     )
-    return create_run(
-        session, RunConfig.model_validate(parent.config), order, dataset=dataset, now=now
-    )
+    config = RunConfig.model_validate(parent.config)
+    return create_run(session, config, order, dataset=dataset, validation=validation, now=now)
 
 
 def claim_next(session: Session, *, worker: str, now: datetime, ttl: timedelta) -> Lease | None:

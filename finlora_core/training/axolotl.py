@@ -4,24 +4,25 @@ The values are those that FinLoRA's lora/finetune.py renders; docs/finlora.md li
 deliberate difference with its reason.
 """
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finlora_core.runs.config import RunConfig
+from finlora_core.runs.config import ALL_LINEAR, Profile, PromptFormat, RunConfig
+from finlora_core.training.base_model import BaseModelFacts, guess_from_name
 from finlora_core.training.files import AttemptFiles
 
 PLUGIN = "worker.axolotl_plugin.FinLoRAPlugin"
 
 PROMPT = "[INST] {instruction} [/INST]"
-TARGET_MODULES = ("q_proj", "v_proj", "k_proj")
-LORA_DROPOUT = 0.05
-VALIDATION_SHARE = 0.02
-SEQUENCE_LEN = 4096  # tokens
 WARMUP_STEPS = 10
+EVALS_PER_EPOCH = 4
 CURVE_POINTS = 100
 """How many times a run logs its loss: enough to draw a curve. FinLoRA logs every 500 steps,
 which for most of its datasets is not once."""
@@ -40,8 +41,10 @@ class TrainingInput:
 
     base_model: str
     """A local folder, or the name on the hub while nothing has been fetched."""
+    model: BaseModelFacts
     dataset: str
     dataset_rows: int
+    validation_dataset: str | None = None
     resume_from: str | None = None
     """The folder of a whole checkpoint of the same config and dataset."""
 
@@ -52,29 +55,17 @@ def render(
     """The whole configuration as plain values, keys in the order they are written."""
     return {
         "base_model": given.base_model,
-        **_family(config),
-        "datasets": [_dataset(given)],
+        **_tokenizer(config, given.model),
+        **_data(config, given),
         "dataset_prepared_path": str(files.prepared),
         "dataset_num_proc": 0,  # in this process: each spawned one imports everything again
-        "val_set_size": VALIDATION_SHARE,
         "output_dir": str(files.output),
         **_quantization(config),
         **_lora(config),
-        "sequence_len": SEQUENCE_LEN,
-        "sample_packing": False,
-        "pad_to_sequence_len": False,
-        "micro_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "num_epochs": config.num_epochs,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler": "cosine",
-        "warmup_steps": WARMUP_STEPS,
-        "weight_decay": 0.0,
-        "gradient_checkpointing": True,
+        **_batches(config),
+        **_schedule(config),
         **_precision(config, hardware),
-        "evals_per_epoch": 4,
-        "saves_per_epoch": 1,
-        "logging_steps": logging_steps(config, given.dataset_rows),
+        **_rhythm(config, given.dataset_rows),
         "seed": config.seed,
         "plugins": [PLUGIN],
         **({"resume_from_checkpoint": given.resume_from} if given.resume_from else {}),
@@ -85,46 +76,89 @@ def to_yaml(rendered: dict[str, Any]) -> str:
     return yaml.safe_dump(rendered, sort_keys=False, allow_unicode=True)
 
 
+def profile_changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """What the run's profile makes of FinLoRA's values on a GPU: key, from, to."""
+    name = config.base_model
+    given = TrainingInput(name, guess_from_name(name), config.dataset_path, dataset_rows=1)
+    faithful, chosen = (
+        render(one, given, AttemptFiles(Path()), Hardware.CUDA)
+        for one in (config.model_copy(update={"profile": Profile.FAITHFUL}), config)
+    )
+    return {
+        key: (faithful.get(key), value)
+        for key, value in chosen.items()
+        if faithful.get(key) != value
+    }
+
+
+def steps_per_epoch(config: RunConfig, rows: int) -> int:
+    """Optimizer steps on one device, from the rows left after validation, unpacked."""
+    training_rows = max(1, rows - ceil(rows * config.validation_share))
+    return max(1, ceil(training_rows / (config.batch_size * config.gradient_accumulation_steps)))
+
+
 def total_steps(config: RunConfig, rows: int) -> int:
-    """Optimizer steps of the run on one device, from the rows left after validation."""
-    training_rows = max(1, rows - ceil(rows * VALIDATION_SHARE))
-    rows_a_step = config.batch_size * config.gradient_accumulation_steps
-    return max(1, ceil(training_rows / rows_a_step)) * config.num_epochs
+    steps = steps_per_epoch(config, rows) * config.num_epochs
+    return min(steps, config.max_steps or steps)
 
 
 def logging_steps(config: RunConfig, rows: int) -> int:
     return max(1, total_steps(config, rows) // CURVE_POINTS)
 
 
-def _family(config: RunConfig) -> dict[str, Any]:
-    """FinLoRA's rule for Llama 3.
+def _tokenizer(config: RunConfig, model: BaseModelFacts) -> dict[str, Any]:
+    """What the model says of itself; for Llama 3 that is what FinLoRA writes.
 
     The tokenizer is not FinLoRA's LlamaTokenizerFast: with transformers 5 that class loses
     the spaces of a byte-level BPE such as Llama 3's.
     """
-    if "Llama-3" not in config.base_model:
-        return {"tokenizer_type": "AutoTokenizer"}
     return {
-        "model_type": "LlamaForCausalLM",
+        **({"model_type": "LlamaForCausalLM"} if model.is_llama_3 else {}),
         "tokenizer_type": "AutoTokenizer",
-        "chat_template": "llama3",
-        "special_tokens": {"pad_token": "<|end_of_text|>"},
+        **_chat_template(config, model),
+        **({"special_tokens": {"pad_token": model.pad_token}} if model.pad_token else {}),
     }
 
 
-def _dataset(given: TrainingInput) -> dict[str, Any]:
-    return {
-        "path": given.dataset,
-        "ds_type": "json",
-        "type": {
-            "system_prompt": "",
-            "field_system": "system",
-            "field_instruction": "context",
-            "field_output": "target",
-            "format": PROMPT,
-            "no_input_format": PROMPT,
-        },
-    }
+def _chat_template(config: RunConfig, model: BaseModelFacts) -> dict[str, Any]:
+    """Only rows of messages are written in it; for all others it comes with the adapter."""
+    if model.is_llama_3:
+        return {"chat_template": "llama3"}
+    if config.prompt_format is PromptFormat.CHAT:
+        return {"chat_template": "tokenizer_default"}
+    return {}
+
+
+def _data(config: RunConfig, given: TrainingInput) -> dict[str, Any]:
+    data: dict[str, Any] = {"datasets": [_rows(given.dataset, config.prompt_format)]}
+    if given.validation_dataset:
+        rows = _rows(given.validation_dataset, config.prompt_format)
+        data["test_datasets"] = [{**rows, "split": "train"}]  # what a local file's only one is
+    return {**data, "val_set_size": config.validation_share}
+
+
+def _rows(path: str, form: PromptFormat) -> dict[str, Any]:
+    return {"path": path, "ds_type": "json", **deepcopy(_FORMS[form])}
+
+
+_FINLORA_ROW = {
+    "system_prompt": "",
+    "field_system": "system",
+    "field_instruction": "context",
+    "field_output": "target",
+    "format": PROMPT,
+    "no_input_format": PROMPT,
+}
+
+_FORMS: Mapping[PromptFormat, dict[str, Any]] = {
+    PromptFormat.INSTRUCTION: {"type": _FINLORA_ROW},
+    PromptFormat.ALPACA: {"type": "alpaca"},
+    PromptFormat.CHAT: {
+        "type": "chat_template",
+        "field_messages": "messages",
+        "roles_to_train": ["assistant"],
+    },
+}
 
 
 def _quantization(config: RunConfig) -> dict[str, Any]:
@@ -137,32 +171,89 @@ def _quantization(config: RunConfig) -> dict[str, Any]:
 
 
 def _lora(config: RunConfig) -> dict[str, Any]:
+    modules = config.lora_target_modules
     return {
         "lora_r": config.lora_r,
         "lora_alpha": config.lora_alpha,
-        "lora_dropout": LORA_DROPOUT,
-        "lora_target_modules": list(TARGET_MODULES),
+        "lora_dropout": config.lora_dropout,
+        **(
+            {"lora_target_linear": True}
+            if modules == ALL_LINEAR
+            else {"lora_target_modules": list(modules)}
+        ),
         "peft_use_dora": config.peft_use_dora,
         "peft_use_rslora": config.peft_use_rslora,
+    }
+
+
+def _batches(config: RunConfig) -> dict[str, Any]:
+    """Packed, several rows share one sequence and cannot see each other; the few rows to
+    validate on are never packed, so that every one of them counts."""
+    packs = config.profile is Profile.FAST
+    return {
+        "sequence_len": config.sequence_len,
+        "sample_packing": packs,
+        **({"eval_sample_packing": False} if packs else {}),
+        "pad_to_sequence_len": packs,
+        "micro_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "num_epochs": config.num_epochs,
+        **({"max_steps": config.max_steps} if config.max_steps else {}),
+    }
+
+
+def _schedule(config: RunConfig) -> dict[str, Any]:
+    return {
+        "learning_rate": config.learning_rate,
+        "lr_scheduler": config.lr_scheduler,
+        **_warmup(config),
+        "weight_decay": config.weight_decay,
+        "gradient_checkpointing": True,
+    }
+
+
+def _warmup(config: RunConfig) -> dict[str, Any]:
+    if config.warmup_ratio is not None:
+        return {"warmup_ratio": config.warmup_ratio}
+    steps = config.warmup_steps
+    return {"warmup_steps": WARMUP_STEPS if steps is None else steps}
+
+
+def _rhythm(config: RunConfig, rows: int) -> dict[str, Any]:
+    """How often to validate, to save and to log."""
+    logs = {"logging_steps": logging_steps(config, rows)}
+    if not config.validates:
+        return {"saves_per_epoch": 1, **logs}
+    if config.early_stopping_patience is None:
+        return {"evals_per_epoch": EVALS_PER_EPOCH, "saves_per_epoch": 1, **logs}
+    every = max(1, steps_per_epoch(config, rows) // EVALS_PER_EPOCH)
+    return {  # Axolotl stops early only where it saves as often as it validates
+        "eval_steps": every,
+        "save_steps": every,
+        "early_stopping_patience": config.early_stopping_patience,
+        **logs,
     }
 
 
 def _precision(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     """FinLoRA's values on a GPU. On a CPU: float32, torch's own AdamW, no Triton kernels
     (Axolotl turns those on by itself and then asks CUDA for a stream)."""
+    attention = {"sdp_attention": True} if config.profile is Profile.FAST else {}
     if hardware is Hardware.CUDA:
         return {
-            "optimizer": _GPU_OPTIMIZER[config.quant_bits],
+            "optimizer": config.optimizer or _GPU_OPTIMIZER[config.quant_bits],
             "bf16": "auto",
             "tf32": False,
             "flash_attention": False,
+            **attention,
         }
     return {
-        "optimizer": "adamw_torch",
+        "optimizer": config.optimizer or CPU_OPTIMIZERS[0],
         "bf16": False,
         "fp16": False,
         "tf32": False,
         "flash_attention": False,
+        **attention,
         "lora_qkv_kernel": False,
         "lora_o_kernel": False,
         "lora_mlp_kernel": False,
@@ -170,5 +261,8 @@ def _precision(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         "dataloader_pin_memory": False,
     }
 
+
+CPU_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor")
+"""Those that need no GPU."""
 
 _GPU_OPTIMIZER = {4: "paged_adamw_8bit", 8: "adamw_bnb_8bit", None: "adamw_torch_fused"}

@@ -19,6 +19,9 @@ class FailureCode(StrEnum):
     """Why a run failed; the values are part of the API (docs/errors.md)."""
 
     BASE_MODEL_NOT_FOUND = "base_model_not_found"
+    BASE_MODEL_UNREADABLE = "base_model_unreadable"
+    NO_CHAT_TEMPLATE = "no_chat_template"
+    OPTIMIZER_NEEDS_GPU = "optimizer_needs_gpu"
     GATED_MODEL = "gated_model"
     DATASET_CHANGED = "dataset_changed"
     DATASET_UNREADABLE = "dataset_unreadable"
@@ -54,6 +57,13 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
     {
         FailureCode.BASE_MODEL_NOT_FOUND: "The base model is neither in the models folders nor on "
         "the hub. Check its spelling, or put it into <models folder>/<org>/<model>.",
+        FailureCode.BASE_MODEL_UNREADABLE: "The base model's folder is not whole. Fetch it again, "
+        "or copy it from where it is whole.",
+        FailureCode.NO_CHAT_TEMPLATE: "Rows of messages are written in the base model's chat "
+        "template, and this model has none. Take an Instruct model, or prompt_format instruction "
+        "or alpaca.",
+        FailureCode.OPTIMIZER_NEEDS_GPU: "The optimizer that the run asks for needs a GPU, and "
+        "this worker has none. Leave 'optimizer' out, or take one that a CPU can do.",
         FailureCode.GATED_MODEL: "The hub gives this base model only to those who accepted its "
         "licence. Accept it on the model's page and set FINLORA_HF_TOKEN, or put the model into "
         "<models folder>/<org>/<model>.",

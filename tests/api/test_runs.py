@@ -228,7 +228,10 @@ def test_progress_metrics_and_log_are_shown_while_a_run_trains(
         journal.append_log(session, run["id"], "one\ntwo\n")
     path = f"/runs/{run['id']}"
     seen = client.get(path).json()
-    assert (seen["phase"], seen["progress"]) == ("training", {**progress, "epoch": None})
+    assert (seen["phase"], seen["progress"]) == (
+        "training",
+        {**progress, "epoch": None, "dropped_rows": 0},
+    )
     points = client.get(f"{path}/metrics").json()
     assert points["data"] == [{"step": 1, "attempt": 1, "values": {"loss": 0.9}}]
     newer = client.get(f"{path}/metrics", params={"after": points["next_after"]}).json()

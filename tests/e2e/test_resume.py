@@ -18,7 +18,7 @@ from tests.e2e.conftest import stack_settings
 from tests.support import BASE_MODEL, eventually
 from worker import survivors
 
-pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.training, pytest.mark.long, pytest.mark.timeout(900)]
 
 CONFIG = {
     "base_model": BASE_MODEL,

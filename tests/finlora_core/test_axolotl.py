@@ -14,14 +14,17 @@ from finlora_core.training.axolotl import (
     Hardware,
     TrainingInput,
     logging_steps,
+    profile_changes,
     render,
     to_yaml,
     total_steps,
 )
+from finlora_core.training.base_model import BaseModelFacts
 from finlora_core.training.files import AttemptFiles
 
 FILES = AttemptFiles(Path("/runs/run_1/attempt-1"))
-GIVEN = TrainingInput(base_model="/models/llama", dataset="/data/x.jsonl", dataset_rows=1000)
+LLAMA_3 = BaseModelFacts(is_llama_3=True, pad_token="<|end_of_text|>")
+GIVEN = TrainingInput("/models/llama", LLAMA_3, "/data/x.jsonl", dataset_rows=1000)
 
 # the rest of each is the same in FinLoRA's lora/finetune_configs.json
 FINLORA: dict[str, dict[str, Any]] = {
@@ -123,27 +126,40 @@ def test_on_a_cpu_only_precision_optimizer_and_gpu_kernels_differ(variant: str) 
     }
 
 
-@pytest.mark.parametrize(
-    ("base_model", "is_llama_3"),
-    [
-        ("meta-llama/Llama-3.1-8B-Instruct", True),
-        ("meta-llama/Llama-3.2-1B", True),
-        ("Llama-3-local", True),
-        ("meta-llama/Llama-2-7b-hf", False),
-        ("Qwen/Qwen2.5-7B", False),
-    ],
-)
-def test_only_llama_3_gets_llama_3s_template_and_padding(
-    base_model: str, is_llama_3: bool
+OTHER = BaseModelFacts(is_llama_3=False)
+
+
+def rendered_for(model: BaseModelFacts, **keys: Any) -> dict[str, Any]:
+    return render(config(**keys), replace(GIVEN, model=model), FILES, Hardware.CUDA)
+
+
+def test_only_llama_3_gets_llama_3s_template_and_padding() -> None:
+    found = rendered_for(OTHER)
+    assert found.keys().isdisjoint({"model_type", "chat_template", "special_tokens"})
+
+
+def test_a_model_is_padded_with_what_its_vocabulary_has() -> None:
+    padded = BaseModelFacts(is_llama_3=False, pad_token="<unk>")
+    assert rendered_for(padded)["special_tokens"] == {"pad_token": "<unk>"}
+
+
+@pytest.mark.parametrize("model", [LLAMA_3, OTHER])
+def test_the_tokenizer_is_the_models_own_since_finloras_loses_spaces(
+    model: BaseModelFacts,
 ) -> None:
-    found = rendered(base_model=base_model)
-    for key in ("model_type", "chat_template", "special_tokens"):
-        assert (key in found) == is_llama_3
+    assert rendered_for(model)["tokenizer_type"] == "AutoTokenizer"
 
 
-@pytest.mark.parametrize("base_model", ["meta-llama/Llama-3.1-8B", "Qwen/Qwen2.5-7B"])
-def test_the_tokenizer_is_the_models_own_since_finloras_loses_spaces(base_model: str) -> None:
-    assert rendered(base_model=base_model)["tokenizer_type"] == "AutoTokenizer"
+@pytest.mark.parametrize(
+    ("model", "template"), [(LLAMA_3, "llama3"), (OTHER, "tokenizer_default")]
+)
+def test_messages_are_written_in_the_models_own_template(
+    model: BaseModelFacts, template: str
+) -> None:
+    found = rendered_for(model, prompt_format="chat")
+    assert found["chat_template"] == template
+    assert found["datasets"][0]["type"] == "chat_template"
+    assert found["datasets"][0]["roles_to_train"] == ["assistant"]
 
 
 def test_a_row_becomes_finloras_prompt() -> None:
@@ -202,7 +218,7 @@ def test_the_steps_of_a_run_are_known_before_it_trains(
 )
 def test_a_run_logs_often_enough_for_a_curve(rows: int, every: int) -> None:
     assert logging_steps(config(), rows) == every
-    given = TrainingInput("m", "d", rows)
+    given = replace(GIVEN, dataset_rows=rows)
     assert render(config(), given, FILES, Hardware.CPU)["logging_steps"] == every
 
 
@@ -217,10 +233,80 @@ def test_the_yaml_says_what_was_rendered(variant: str, hardware: Hardware) -> No
 
 @pytest.mark.parametrize("path", ["/data/yes", "/data/a: b #c", "/data/1e3", "/d/財務.jsonl"])
 def test_no_path_can_change_the_meaning_of_the_yaml(path: str) -> None:
-    given = TrainingInput(base_model=path, dataset=path, dataset_rows=10)
+    given = replace(GIVEN, base_model=path, dataset=path)
     text = to_yaml(render(config(), given, FILES, Hardware.CPU))
     assert yaml.safe_load(text)["base_model"] == path
     assert yaml.safe_load(text)["datasets"][0]["path"] == path
+
+
+# what a key makes of the YAML: given, then what changes against the defaults
+KEYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"lora_dropout": 0.0}, {"lora_dropout": 0.0}),
+    ({"lora_target_modules": ["o_proj"]}, {"lora_target_modules": ["o_proj"]}),
+    (
+        {"lora_target_modules": "all-linear"},
+        {"lora_target_modules": None, "lora_target_linear": True},
+    ),
+    ({"sequence_len": 512}, {"sequence_len": 512}),
+    ({"val_set_size": 0.1}, {"val_set_size": 0.1, "logging_steps": 4}),
+    ({"val_set_size": 0}, {"val_set_size": 0, "evals_per_epoch": None, "logging_steps": 5}),
+    ({"max_steps": 7}, {"max_steps": 7, "logging_steps": 1}),
+    ({"lr_scheduler": "constant"}, {"lr_scheduler": "constant"}),
+    ({"warmup_steps": 0}, {"warmup_steps": 0}),
+    ({"warmup_ratio": 0.1}, {"warmup_steps": None, "warmup_ratio": 0.1}),
+    ({"weight_decay": 0.01}, {"weight_decay": 0.01}),
+    ({"optimizer": "adafactor"}, {"optimizer": "adafactor"}),
+    (
+        {"early_stopping_patience": 3},
+        {
+            "early_stopping_patience": 3,
+            "evals_per_epoch": None,
+            "saves_per_epoch": None,
+            "eval_steps": 30,
+            "save_steps": 30,
+        },
+    ),
+    (
+        {"profile": "fast"},
+        {
+            "sample_packing": True,
+            "eval_sample_packing": False,
+            "pad_to_sequence_len": True,
+            "sdp_attention": True,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "changed"), KEYS, ids=lambda keys: "+".join(keys))
+def test_a_key_changes_what_it_says_and_nothing_else(
+    given: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    before, after = rendered(), rendered(**given)
+    differing = {
+        key: after.get(key) for key in before | after if before.get(key) != after.get(key)
+    }
+    assert differing == {key: value for key, value in changed.items() if before.get(key) != value}
+
+
+def test_the_fast_profile_says_what_it_changes() -> None:
+    assert profile_changes(config()) == {}
+    assert profile_changes(config(profile="fast")) == {
+        "sample_packing": (False, True),
+        "eval_sample_packing": (None, False),
+        "pad_to_sequence_len": (False, True),
+        "sdp_attention": (None, True),
+    }
+
+
+def test_a_dataset_of_its_own_to_validate_on_takes_no_rows_from_training() -> None:
+    given = replace(GIVEN, validation_dataset="/data/v.jsonl")
+    keys = {"validation_dataset_path": "v.jsonl"}
+    found = render(config(**keys), given, FILES, Hardware.CUDA)
+    (validation,) = found["test_datasets"]
+    assert validation == {**found["datasets"][0], "path": "/data/v.jsonl", "split": "train"}
+    assert found["val_set_size"] == 0
+    assert found["evals_per_epoch"] == 4
 
 
 def test_no_run_can_change_what_the_next_one_gets() -> None:
@@ -243,6 +329,7 @@ def test_axolotl_knows_every_key_it_is_given() -> None:
     from axolotl.utils.schemas.datasets import SFTDataset, UserDefinedPrompterType
 
     keys = {key for hardware in Hardware for key in rendered(hardware)} | {RESUME}
+    keys |= {key for _, changed in KEYS for key in changed} | {"test_datasets"}
     dataset = rendered()["datasets"][0]
     assert keys - _keys_of(AxolotlInputConfig) == set()
     assert dataset.keys() - _keys_of(SFTDataset) == set()

@@ -44,6 +44,20 @@ def test_what_is_left_out_takes_finloras_value() -> None:
         "peft_use_dora": False,
         "peft_use_rslora": False,
         "seed": 42,
+        "prompt_format": "instruction",
+        "lora_dropout": 0.05,
+        "lora_target_modules": ["q_proj", "v_proj", "k_proj"],
+        "sequence_len": 4096,
+        "validation_dataset_path": None,
+        "val_set_size": None,
+        "max_steps": None,
+        "early_stopping_patience": None,
+        "lr_scheduler": "cosine",
+        "warmup_steps": None,
+        "warmup_ratio": None,
+        "weight_decay": 0.0,
+        "optimizer": None,
+        "profile": "faithful",
     }
 
 
@@ -238,9 +252,54 @@ def test_equal_configs_have_equal_hashes() -> None:
     assert config().sha256 == backwards.sha256 == request(name="x").config.sha256
 
 
-def test_the_hash_is_that_of_the_config_as_sorted_json() -> None:
-    text = json.dumps(config(lora_r=4).model_dump(), sort_keys=True)
-    assert config(lora_r=4).sha256 == hashlib.sha256(text.encode()).hexdigest()
+def test_the_hash_is_that_of_what_differs_from_the_defaults() -> None:
+    """So that it stays the same when a later version knows more keys."""
+    text = json.dumps({**LEAST, "lora_r": 4}, sort_keys=True)
+    assert config(lora_r=4, num_epochs=4).sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["o_proj"], ["down_proj", "q_proj"]])
+def test_an_adapter_may_be_on_any_linear_layers(modules: object) -> None:
+    assert config(lora_target_modules=modules).lora_target_modules == modules
+
+
+@pytest.mark.parametrize("modules", ["q_proj", [], ["lm_head"], ["q_proj", "q_proj"], [1], None])
+def test_layers_are_named_from_a_list_or_refused_with_it(modules: object) -> None:
+    (problem,) = problems(lora_target_modules=modules)
+    assert (problem.key, problem.code) == ("lora_target_modules", "invalid_value")
+    assert "'all-linear', or a list of some of q_proj, k_proj" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "named", "said"),
+    [
+        ({"warmup_steps": 5, "warmup_ratio": 0.1}, "warmup_ratio", "not both"),
+        (
+            {"validation_dataset_path": "v.jsonl", "val_set_size": 0.1},
+            "val_set_size",
+            "give validation_dataset_path or val_set_size, not both",
+        ),
+        (
+            {"early_stopping_patience": 2, "val_set_size": 0},
+            "early_stopping_patience",
+            "needs something to validate on",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(
+    keys: dict[str, object], named: str, said: str
+) -> None:
+    (problem,) = problems(**keys)
+    assert (problem.key, problem.code) == (named, "invalid_value")
+    assert said in problem.message
+
+
+def test_a_run_validates_on_finloras_share_unless_it_has_a_dataset_for_that() -> None:
+    assert config().validation_share == 0.02
+    assert config(val_set_size=0.1).validation_share == 0.1
+    assert config(validation_dataset_path="v.jsonl").validation_share == 0
+    assert config(validation_dataset_path="v.jsonl", early_stopping_patience=1).validates
+    assert not config(val_set_size=0).validates
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.datasets.check import check_dataset
 from finlora_core.datasets.locate import locate_dataset
 from finlora_core.errors import DatasetNotFound, InvalidDataset
+from tests.support import FORM
 
 ROW = b'{"context": "Profit rose.", "target": "positive"}\n'
 
@@ -121,14 +122,14 @@ def test_without_roots_nothing_is_found(root: Path) -> None:
 
 def test_a_dataset_is_its_rows_and_the_hash_of_the_whole_file(tmp_path: Path) -> None:
     content = ROW + b"\n" + b'{"target":"b","context":"a","id":7}\r\n' + b"  \t\n" + ROW.strip()
-    facts = check_dataset(_file(tmp_path / "x.jsonl", content), shown_as="x.jsonl")
+    facts = check_dataset(_file(tmp_path / "x.jsonl", content), FORM, shown_as="x.jsonl")
     assert facts.rows == 3
     assert facts.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_windows_line_breaks_and_any_letters_are_fine(tmp_path: Path) -> None:
     content = '{"context": "Umsätze ↑ 財務 \u2028", "target": ""}\r\n'.encode() * 2
-    assert check_dataset(_file(tmp_path / "x.jsonl", content), shown_as="x").rows == 2
+    assert check_dataset(_file(tmp_path / "x.jsonl", content), FORM, shown_as="x").rows == 2
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_the_first_bad_row_is_named_with_its_line(
 ) -> None:
     file = _file(tmp_path / "x.jsonl", ROW + b"\n" + line + b"\n" + b"worse\n")
     with pytest.raises(InvalidDataset) as caught:
-        check_dataset(file, shown_as="../data/x.jsonl")
+        check_dataset(file, FORM, shown_as="../data/x.jsonl")
     (problem,) = caught.value.problems
     assert (problem.key, problem.code) == ("dataset_path", "invalid_dataset")
     assert problem.message.startswith("../data/x.jsonl, line 3: ")
@@ -165,13 +166,13 @@ def test_the_first_bad_row_is_named_with_its_line(
 def test_utf_16_is_refused(tmp_path: Path) -> None:
     file = _file(tmp_path / "x.jsonl", ROW.decode().encode("utf-16"))
     with pytest.raises(InvalidDataset, match="line 1: not UTF-8"):
-        check_dataset(file, shown_as="x.jsonl")
+        check_dataset(file, FORM, shown_as="x.jsonl")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\r\n  \n\t\n"])
 def test_a_dataset_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InvalidDataset, match=r"^x\.jsonl has 0 rows"):
-        check_dataset(_file(tmp_path / "x.jsonl", content), shown_as="x.jsonl")
+        check_dataset(_file(tmp_path / "x.jsonl", content), FORM, shown_as="x.jsonl")
 
 
 def test_a_line_longer_than_the_limit_is_refused(
@@ -179,16 +180,16 @@ def test_a_line_longer_than_the_limit_is_refused(
 ) -> None:
     file = _file(tmp_path / "x.jsonl", ROW + ROW.replace(b"Profit", b"Profits") + ROW)
     monkeypatch.setattr(check, "MAX_LINE_BYTES", len(ROW) + 1)
-    assert check_dataset(file, shown_as="x").rows == 3
+    assert check_dataset(file, FORM, shown_as="x").rows == 3
     monkeypatch.setattr(check, "MAX_LINE_BYTES", len(ROW))
     with pytest.raises(InvalidDataset, match=rf"^x, line 2: longer than {len(ROW)} bytes"):
-        check_dataset(file, shown_as="x")
+        check_dataset(file, FORM, shown_as="x")
 
 
 @pytest.mark.parametrize("path", ["missing.jsonl", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, path: str) -> None:
     with pytest.raises(InvalidDataset, match=r"^x\.jsonl cannot be read: "):
-        check_dataset(tmp_path / path, shown_as="x.jsonl")
+        check_dataset(tmp_path / path, FORM, shown_as="x.jsonl")
 
 
 # ---- when it is read again
@@ -202,42 +203,42 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
     file = _file(tmp_path / "x.jsonl")
     before = _times(file)
     checker = DatasetChecker()
-    facts = checker.facts(file, shown_as="x")
+    facts = checker.facts(file, FORM, shown_as="x")
     file.write_bytes(b"?" * len(ROW * 2))  # would be refused, were it read
     os.utime(file, ns=before)
-    assert checker.facts(file, shown_as="x") == facts
+    assert checker.facts(file, FORM, shown_as="x") == facts
 
 
 def test_a_file_with_another_time_is_read_again(tmp_path: Path) -> None:
     file = _file(tmp_path / "x.jsonl")
     atime, mtime = _times(file)
     checker = DatasetChecker()
-    checker.facts(file, shown_as="x")
+    checker.facts(file, FORM, shown_as="x")
     file.write_bytes(b"?" * len(ROW * 2))
     os.utime(file, ns=(atime, mtime + 1))
     with pytest.raises(InvalidDataset):
-        checker.facts(file, shown_as="x")
+        checker.facts(file, FORM, shown_as="x")
 
 
 def test_a_file_with_another_size_is_read_again(tmp_path: Path) -> None:
     file = _file(tmp_path / "x.jsonl")
     before = _times(file)
     checker = DatasetChecker()
-    checker.facts(file, shown_as="x")
+    checker.facts(file, FORM, shown_as="x")
     file.write_bytes(ROW * 3)
     os.utime(file, ns=before)
-    assert checker.facts(file, shown_as="x").rows == 3
+    assert checker.facts(file, FORM, shown_as="x").rows == 3
 
 
 def test_a_file_put_in_anothers_place_is_read(tmp_path: Path) -> None:
     file = _file(tmp_path / "x.jsonl")
     before = _times(file)
     checker = DatasetChecker()
-    checker.facts(file, shown_as="x")
+    checker.facts(file, FORM, shown_as="x")
     _file(tmp_path / "new.jsonl", b"?" * len(ROW * 2)).replace(file)
     os.utime(file, ns=before)
     with pytest.raises(InvalidDataset):
-        checker.facts(file, shown_as="x")
+        checker.facts(file, FORM, shown_as="x")
 
 
 def test_a_bad_file_is_refused_each_time_until_it_is_mended(tmp_path: Path) -> None:
@@ -245,11 +246,11 @@ def test_a_bad_file_is_refused_each_time_until_it_is_mended(tmp_path: Path) -> N
     checker = DatasetChecker()
     for shown_as in ("x", "../x"):
         with pytest.raises(InvalidDataset, match=f"^{shown_as}, line 1"):
-            checker.facts(file, shown_as=shown_as)
+            checker.facts(file, FORM, shown_as=shown_as)
     file.write_bytes(ROW * 2)
-    assert checker.facts(file, shown_as="x").rows == 2
+    assert checker.facts(file, FORM, shown_as="x").rows == 2
 
 
 def test_one_row_is_too_few_to_train_and_validate_on(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match="has 1 rows, at least 2 are needed"):
-        check_dataset(_file(tmp_path / "x.jsonl", ROW), shown_as="x")
+        check_dataset(_file(tmp_path / "x.jsonl", ROW), FORM, shown_as="x")

@@ -15,6 +15,7 @@ from finlora_core.redact import redact
 from finlora_core.settings import load_settings
 from finlora_core.training.diagnose import last_lines
 from tests.finlora_core.test_adapter_check import RUN, A, B, adapter, good, safetensors, with_entry
+from tests.support import FORM
 
 WEIGHTS: dict[str, Callable[[], bytes]] = {
     "a header nested too deep": lambda: struct.pack("<Q", 100_000) + b"[" * 100_000,
@@ -66,12 +67,12 @@ def test_an_impossible_path_is_a_dataset_that_is_not_there(tmp_path: Path, writt
 def test_a_row_that_breaks_parsers_is_named_by_its_line(tmp_path: Path, row: bytes) -> None:
     (tmp_path / "x").write_bytes(b'{"context": "a", "target": "b"}\n' + row)
     with pytest.raises(InvalidDataset, match=r"x\.jsonl, line 2"):
-        check_dataset(tmp_path / "x", shown_as="x.jsonl")
+        check_dataset(tmp_path / "x", FORM, shown_as="x.jsonl")
 
 
 def test_a_dataset_that_vanishes_before_it_is_read_is_an_invalid_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match="cannot be read"):
-        DatasetChecker().facts(tmp_path / "gone", shown_as="gone")
+        DatasetChecker().facts(tmp_path / "gone", FORM, shown_as="gone")
 
 
 @pytest.mark.parametrize(

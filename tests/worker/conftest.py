@@ -20,7 +20,7 @@ from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.lifecycle import Order
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
-from tests.support import make_config, write_dataset
+from tests.support import FORM, make_config, write_dataset
 from worker.bench import Bench
 
 GOOD = """
@@ -44,7 +44,8 @@ def progress(**content):
 def fail(**content):
     (root / "failure.json").write_text(json.dumps(content))
 def complete():
-    facts = {"steps": 1, "metrics": {"train_loss": 0.5}}
+    from tests.lora import PROBE
+    facts = {"steps": 1, "metrics": {"train_loss": 0.5}, "probe": PROBE}
     (root / "completed.json").write_text(json.dumps(facts))
 print("training with", sys.executable, flush=True)
 """
@@ -130,7 +131,7 @@ def model(settings: Settings) -> Path:
 def run_id(settings: Settings, sqlite: Database, model: Path) -> str:
     """A queued run whose dataset and base model are in place."""
     facts = check_dataset(
-        write_dataset(settings.datasets[0] / "train.jsonl"), shown_as="train.jsonl"
+        write_dataset(settings.datasets[0] / "train.jsonl"), FORM, shown_as="train.jsonl"
     )
     with sqlite.transaction() as session:
         order = Order(name="sentiment")

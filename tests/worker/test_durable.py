@@ -178,7 +178,7 @@ def test_a_training_that_was_ended_while_its_worker_slept_is_tried_again(
         "beat",
         lambda self: None if self.folder.name in sleeps else beat(self),
     )
-    work_until_idle(with_settings(bench_with("train(60, pace=0.03)"), fence_seconds=0.5))
+    work_until_idle(with_settings(bench_with("train(99, pace=0.03)"), fence_seconds=2.0))
     assert seen().status is RunStatus.SUCCEEDED
     assert [a.error_code for a in attempts(sqlite, run_id)] == ["worker_lost", None]
 

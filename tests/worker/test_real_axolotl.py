@@ -17,6 +17,7 @@ from finlora_core.db.models import Run
 from finlora_core.runs.status import RunStatus
 from finlora_core.training import checkpoints
 from finlora_core.training.axolotl import PLUGIN, Hardware, TrainingInput, render, to_yaml
+from finlora_core.training.base_model import read_base_model
 from finlora_core.training.checkpoints import Checkpoint, Lineage
 from finlora_core.training.files import AttemptFiles, RunFiles
 from tests.conftest import TRAIN_ROWS
@@ -113,7 +114,13 @@ class Trainings:
         files = RunFiles(self.root).attempt(attempt)
         files.create()
         resumed = str(resume_from) if resume_from else None
-        given = TrainingInput(str(self.model), str(self.dataset), TRAIN_ROWS, resumed)
+        given = TrainingInput(
+            base_model=str(self.model),
+            model=read_base_model(self.model),
+            dataset=str(self.dataset),
+            dataset_rows=TRAIN_ROWS,
+            resume_from=resumed,
+        )
         files.config.write_text(to_yaml(render(CONFIG, given, files, Hardware.CPU)))
         with TemporaryDirectory() as temporary, files.log.open("wb") as log:
             env = trainer_environment(files, temporary, checkpoint_seconds=seconds)
