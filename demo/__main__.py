@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from demo.progress import reporting, run_words
+from finlora_core.cli.progress import reporting, run_words
 from finlora_core.client import Client
 from finlora_core.errors import FinLoRAError
 from finlora_core.settings import Settings, load_settings

@@ -1,18 +1,23 @@
 """The Python client: post a run, follow it, download its adapter and verify it."""
 
-import hashlib
-import shutil
-import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
-from finlora_core.errors import FinLoRAError
+from finlora_core.download import InvalidAnswer, Report, download, ignore
+from finlora_core.errors import FinLoRAError, InvalidSettings, Unavailable
+from finlora_core.redact import redact
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
+
+PATIENCE = 60.0
+"""Seconds a service may be away while a run is followed: it may be starting again."""
+
+_AWAY = (502, 503, 504)
 
 
 class ApiError(FinLoRAError):
@@ -23,15 +28,15 @@ class ApiError(FinLoRAError):
         self.code = str(problem.get("code"))  # type: ignore[misc]  # of this answer, not the class
 
 
-class ChecksumMismatch(FinLoRAError):
-    code = "checksum_mismatch"
-
-
 class Client:
     """One connection pool to one server. A context manager."""
 
     def __init__(self, base_url: str) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=30)
+        """Raises `InvalidSettings` for what is no address."""
+        try:
+            self._http = httpx.Client(base_url=base_url, timeout=30)
+        except httpx.InvalidURL as error:
+            raise InvalidSettings(f"{redact(base_url)!r} is no address: {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -39,8 +44,24 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    @property
+    def url(self) -> str:
+        """Without what a password may be in."""
+        return str(self._http.base_url.copy_with(userinfo=b"")).rstrip("/")
+
+    def serves(self) -> bool:
+        """Whether this service, and no other, answers there."""
+        try:
+            return self._json("GET", "/healthz", timeout=5) == {"status": "ok"}
+        except FinLoRAError:
+            return False
+
     def create_run(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return self._json("POST", "/runs", json=config)
+
+    def list_runs(self, **filters: Any) -> list[dict[str, Any]]:
+        """One page, the newest first."""
+        return self._page("/runs", filters)
 
     def get_run(self, run_id: str) -> dict[str, Any]:
         return self._json("GET", f"/runs/{run_id}")
@@ -61,71 +82,99 @@ class Client:
         attempts: list[dict[str, Any]] = self._json("GET", f"/runs/{run_id}/attempts")["data"]
         return attempts
 
+    def read_log(self, run_id: str, offset: int = 0) -> tuple[str, int]:
+        """The log from `offset` on, and where to go on from: the same place at its end."""
+        answer = self._request("GET", f"/runs/{run_id}/logs", params={"offset": offset})
+        return answer.text, int(answer.headers.get("Next-Offset", offset))
+
+    def read_metrics(self, run_id: str) -> Iterator[dict[str, Any]]:
+        """Every point that the trainer has logged."""
+        path, after = f"/runs/{run_id}/metrics", 0
+        while (page := self._json("GET", path, params={"after": after}))["data"]:
+            yield from page["data"]
+            after = page["next_after"]
+
+    def list_adapters(self, **filters: Any) -> list[dict[str, Any]]:
+        """One page, the newest first."""
+        return self._page("/adapters", filters)
+
     def get_adapter(self, adapter_id: str) -> dict[str, Any]:
         return self._json("GET", f"/adapters/{adapter_id}")
 
     def wait(
         self, run_id: str, report: Callable[[dict[str, Any]], None], every: float = 0.5
     ) -> dict[str, Any]:
-        """The run once it has ended; `report` sees it every `every` seconds until then."""
+        """The run once it has ended; `report` sees it every `every` seconds until then.
+
+        Raises `Unavailable` when the service has been away for longer than `PATIENCE`.
+        """
+        run = self.get_run(run_id)
+        deadline = time.monotonic() + PATIENCE
         while True:
-            run = self.get_run(run_id)
             report(run)
             if run["status"] in TERMINAL:
                 return run
             time.sleep(every)
+            try:
+                run = self.get_run(run_id)
+                deadline = time.monotonic() + PATIENCE
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
 
-    def download(self, adapter_id: str, folder: Path) -> Path:
-        """The adapter's files below `folder`, each compared with its SHA-256.
+    def download(self, adapter_id: str, folder: Path, report: Report = ignore) -> Path:
+        """The adapter's files in a folder of its own below `folder`; see `download.download`."""
+        return download(self._stream, self.get_adapter(adapter_id), folder, report)
 
-        Returns the adapter's own folder. Raises `ChecksumMismatch` naming the file.
-        """
-        adapter = self.get_adapter(adapter_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / f"{adapter_id}.tar"
-        with self._http.stream("GET", f"/adapters/{adapter_id}/download") as answer:
-            _raise_for(answer)
-            with archive.open("wb") as file:
-                for chunk in answer.iter_bytes():
-                    file.write(chunk)
-        target = folder / f"{adapter['name']}-v{adapter['version']}"
-        _unpack(archive, target, adapter["files"])
-        _verify(target, adapter["files"])
-        return target
+    def _page(self, path: str, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        given = {key: value for key, value in filters.items() if value is not None}
+        rows: list[dict[str, Any]] = self._json("GET", path, params=given)["data"]
+        return rows
 
     def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        answer = self._http.request(method, path, **request)
-        _raise_for(answer)
-        content: dict[str, Any] = answer.json()
+        answer = self._request(method, path, **request)
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise InvalidAnswer(f"{self.url} answers, but not as this service does")
         return content
+
+    def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"no service answers at {self.url} ({error}); start one with `finlora up`, or "
+                "name another with --url or FINLORA_URL"
+            ) from None
+        _raise_for(answer)
+        return answer
+
+    @contextmanager
+    def _stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        with self._http.stream("GET", path, headers=dict(headers)) as answer:
+            _raise_for(answer)
+            yield answer
 
 
 def _raise_for(answer: httpx.Response) -> None:
-    if answer.is_error:
-        answer.read()
-        try:
-            problem = answer.json()
-        except ValueError:  # a proxy between us and the service
-            problem = {"code": "unavailable", "detail": f"{answer.url} says {answer.status_code}"}
-        raise ApiError(problem)
+    if not answer.is_error:
+        return
+    answer.read()
+    problem = _problem(answer)
+    if answer.status_code in _AWAY:
+        raise Unavailable(str(problem["detail"]))
+    raise ApiError(problem)
 
 
-def _unpack(archive: Path, target: Path, files: list[dict[str, Any]]) -> None:
-    """Only the files that the adapter lists, and only into `target` itself."""
-    target.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as tar:
-        for file in files:
-            name = Path(file["path"]).name
-            content = tar.extractfile(f"{target.name}/{name}")
-            assert content is not None  # noqa: S101  # the service archives plain files only
-            with content, (target / name).open("wb") as copy:
-                shutil.copyfileobj(content, copy)
-    archive.unlink()
-
-
-def _verify(folder: Path, files: list[dict[str, Any]]) -> None:
-    for file in files:
-        with (folder / file["path"]).open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != file["sha256"]:
-            raise ChecksumMismatch(f"{file['path']} has SHA-256 {found}, not {file['sha256']}")
+def _problem(answer: httpx.Response) -> Mapping[str, Any]:
+    try:
+        problem = answer.json()
+        if isinstance(problem, dict) and {"code", "detail"} <= problem.keys():
+            return problem
+    except ValueError:  # a proxy between us and the service, or another service
+        pass
+    detail = f"{redact(str(answer.url))} says {answer.status_code}, but not as this service does"
+    return {"code": InvalidAnswer.code, "detail": detail}

@@ -76,7 +76,7 @@ class Stack:
     def wait(self) -> None:
         """Until a process of the stack ends, which none should. Raises `Unavailable`."""
         while True:
-            self._require_all_alive()
+            self.require_alive()
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
@@ -148,13 +148,14 @@ class Stack:
     def _wait_until(self, ready: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
-            self._require_all_alive()
+            self.require_alive()
             if time.monotonic() > deadline:
                 raise Unavailable(f"{what} did not come up in {START_SECONDS:g} s")
             time.sleep(_POLL_SECONDS)
-        self._require_all_alive()  # what answered on our port may be somebody else's
+        self.require_alive()  # what answered on our port may be somebody else's
 
-    def _require_all_alive(self) -> None:
+    def require_alive(self) -> None:
+        """Raises `Unavailable` with the end of the log of a process that has ended."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 log = self.log(name)

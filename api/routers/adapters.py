@@ -1,26 +1,44 @@
 """Adapters: list what has been trained, download it."""
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
+from api.ranges import Content, respond
 from finlora_core.adapters import archive, registry
 from finlora_core.adapters.manifest import File
 from finlora_core.db.models import Adapter
+from finlora_core.errors import Invalid
 
 router = APIRouter(prefix="/adapters", tags=["adapters"], responses=responses(422, 503))
+
+
+def _content_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """What `respond` may answer, for a route's OpenAPI entry."""
+    body = {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
+    return {
+        200: {**body, "description": "The whole of it."},
+        206: {**body, "description": "The bytes that `Range` asked for."},
+        304: {"description": "It is what `If-None-Match` names."},
+        **responses(404, 410, 416),
+    }
+
+
+_VERSION = "Of the adapter called `name`; `variant` too where several variants have that name."
 
 AdapterId = Annotated[str, Path(description="`adp_…`, as the run or the list shows it.")]
 
 
 class AdapterRead(BaseModel):
     id: str
-    run_id: str
+    run_id: str | None = Field(description="None for one that was imported.")
     name: str
     variant: str = Field(description="The folder it lies in: `8bits_r8_dora`.")
     version: int = Field(description="Counts the adapters of one name and variant from 1.")
@@ -29,6 +47,8 @@ class AdapterRead(BaseModel):
     size: int = Field(description="Bytes of all files.")
     files: list[File]
     created_at: datetime
+    verified_at: datetime = Field(description="When its files were last compared with these.")
+    damage: str | None = Field(description="What was wrong then: it is not served any more.")
 
 
 class AdapterPage(BaseModel):
@@ -36,17 +56,20 @@ class AdapterPage(BaseModel):
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page.")
 
 
-@router.get("", operation_id="list_adapters")
+@router.get("", operation_id="list_adapters", responses=responses(404))
 def list_adapters(
     db: DatabaseDep,
     name: str | None = None,
     variant: str | None = None,
+    version: Annotated[int | None, Query(ge=1, le=2**31 - 1, description=_VERSION)] = None,
     base_model: str | None = None,
     run_id: str | None = None,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> AdapterPage:
-    """Newest first, page by page."""
+    """Newest first, page by page; or, with `name` and `version`, that one."""
+    if version is not None:
+        return _one_version(db, name, variant, version)
     with db.reading() as session:
         page = registry.list_adapters(
             session,
@@ -70,55 +93,79 @@ def get_adapter(adapter_id: AdapterId, db: DatabaseDep) -> AdapterRead:
 @router.get(
     "/{adapter_id}/files/{path}",
     operation_id="get_adapter_file",
-    response_class=FileResponse,
-    responses=responses(404, 410),
+    response_class=StreamingResponse,
+    responses=_content_responses("application/octet-stream"),
 )
 def get_adapter_file(
     adapter_id: AdapterId,
     path: Annotated[str, Path(description="As listed in the adapter's `files`.")],
+    request: Request,
     db: DatabaseDep,
     store: StoreDep,
-    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """One file. Its ETag is its SHA-256; `Range` and `If-None-Match` work."""
-    file = registry.get_file(_find(db, adapter_id), path)
+    """One file. Its ETag is its SHA-256; `Range`, `If-Range` and `If-None-Match` work."""
+    file = registry.get_file(_find_sound(db, adapter_id), path)
     folder = store.require(adapter_id, [file])
-    etag = f'"{file.sha256}"'
-    if if_none_match is not None and etag in if_none_match:
-        return Response(status_code=304, headers={"ETag": etag})
-    return FileResponse(
-        folder / file.path,
-        headers={"ETag": etag},
-        filename=file.path,
+    content = Content(
+        size=file.size,
+        sha256=file.sha256,
         media_type="application/octet-stream",
+        filename=file.path,
+        read=partial(archive.read, folder / file.path),
     )
+    return respond(request, content)
 
 
+@router.head("/{adapter_id}/download", include_in_schema=False)
 @router.get(
     "/{adapter_id}/download",
     operation_id="download_adapter",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-tar": {}}}, **responses(404, 410)},
+    responses=_content_responses("application/x-tar"),
 )
-def download_adapter(adapter_id: AdapterId, db: DatabaseDep, store: StoreDep) -> Response:
-    """All files as one tar archive with a folder named like the adapter in it."""
-    adapter = _find(db, adapter_id)
+def download_adapter(
+    adapter_id: AdapterId, request: Request, db: DatabaseDep, store: StoreDep
+) -> Response:
+    """All files as one tar archive with a folder named like the adapter in it.
+
+    The same bytes each time, so that `Range` works here too."""
+    adapter = _find_sound(db, adapter_id)
     files = [File.model_validate(file) for file in adapter.files]
     folder = store.require(adapter_id, files)
-    top = f"{adapter.name}-v{adapter.version}"
-    return StreamingResponse(
-        archive.stream(folder, files, top=top, at=adapter.created_at),
+    top, at = f"{adapter.name}-v{adapter.version}", adapter.created_at
+
+    def read(start: int, end: int) -> Iterator[bytes]:
+        return archive.stream(folder, files, top=top, at=at, start=start, end=end)
+
+    content = Content(
+        size=archive.size(files, top=top),
+        sha256=archive.sha256(files, top=top, at=at),
         media_type="application/x-tar",
-        headers={
-            "Content-Length": str(archive.size(files, top=top)),
-            "Content-Disposition": f'attachment; filename="{top}.tar"',
-        },
+        filename=f"{top}.tar",
+        read=read,
     )
+    return respond(request, content)
 
 
 def _find(db: DatabaseDep, adapter_id: str) -> Adapter:
     with db.reading() as session:
         return registry.get_adapter(session, adapter_id)
+
+
+def _find_sound(db: DatabaseDep, adapter_id: str) -> Adapter:
+    adapter = _find(db, adapter_id)
+    registry.require_sound(adapter)
+    return adapter
+
+
+def _one_version(
+    db: DatabaseDep, name: str | None, variant: str | None, version: int
+) -> AdapterPage:
+    if name is None:
+        raise Invalid("`version` counts the adapters of one name: give `name` too")
+    with db.reading() as session:
+        adapter = registry.find_version(session, name, variant, version)
+    return AdapterPage(data=[_read(adapter)], next_cursor=None)
 
 
 def _read(adapter: Adapter) -> AdapterRead:
@@ -134,4 +181,6 @@ def _read(adapter: Adapter) -> AdapterRead:
         size=sum(file.size for file in files),
         files=files,
         created_at=adapter.created_at,
+        verified_at=adapter.verified_at,
+        damage=adapter.damage,
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from finlora_core.adapters import archive
 from finlora_core.adapters.manifest import sha256_of
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter
+from finlora_core.db.session import Database
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -65,6 +67,51 @@ def test_the_archive_holds_every_file_and_its_size_is_known(
     found = {path.name: sha256_of(path) for path in unpacked.iterdir()}
     assert found == {file["path"]: file["sha256"] for file in adapter.files}
     assert client.get(f"/adapters/{adapter.id}/download").content == response.content
+
+
+def test_a_broken_download_of_the_archive_goes_on_where_it_stopped(
+    client: TestClient, adapter: Adapter
+) -> None:
+    url = f"/adapters/{adapter.id}/download"
+    whole = client.get(url)
+    size = len(whole.content)
+    for place in (0, 1, 511, 512, 1000, size - 1024, size - 1):
+        headers = {"Range": f"bytes={place}-", "If-Range": whole.headers["etag"]}
+        rest = client.get(url, headers=headers)
+        assert rest.status_code == 206
+        assert rest.content == whole.content[place:]
+        first = client.get(url, headers={"Range": f"bytes=0-{place}"})
+        assert first.content == whole.content[: place + 1]
+    assert client.head(url).headers["content-length"] == str(size)
+
+
+def test_one_version_is_found_by_its_name_and_number(client: TestClient, adapter: Adapter) -> None:
+    found = client.get("/adapters", params={"name": "sentiment", "version": "1"}).json()
+    assert [a["id"] for a in found["data"]] == [adapter.id]
+    for params in ({"name": "sentiment", "version": "2"}, {"name": "nope", "version": "1"}):
+        assert client.get("/adapters", params=params).status_code == 404
+    nameless = client.get("/adapters", params={"version": "1"})
+    assert nameless.status_code == 422
+    assert "name" in nameless.json()["detail"]
+
+
+def test_an_adapter_that_was_found_damaged_is_shown_and_not_served(
+    client: TestClient, adapter: Adapter, database: Database
+) -> None:
+    with database.transaction() as session:
+        session.get_one(Adapter, adapter.id).damage = "README.md: is missing"
+    assert client.get(f"/adapters/{adapter.id}").json()["damage"] == "README.md: is missing"
+    for path in (f"files/{WEIGHTS}", "download"):
+        response = client.get(f"/adapters/{adapter.id}/{path}")
+        assert (response.status_code, response.json()["code"]) == (410, "corrupt")
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "link").symlink_to("secret")
+    assert b"".join(archive.read(tmp_path / "secret", 0, 6)) == b"secret"
+    with pytest.raises(OSError, match="symbolic links"):
+        list(archive.read(tmp_path / "link", 0, 6))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,3 @@
+from finlora_core.cli import app
+
+app(prog_name="finlora")

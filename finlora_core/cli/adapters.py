@@ -1,0 +1,197 @@
+"""Adapters: of a service, list and fetch them; on this machine, check and import them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finlora_core.adapters import imports, registry
+from finlora_core.adapters.imports import Outcome, Result
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.adapters.verify import verify as find_problems
+from finlora_core.cli.progress import MB, reporting, reporting_bytes
+from finlora_core.cli.terminal import Commands, Url, connect, console, errors, say, say_table
+from finlora_core.client import Client
+from finlora_core.db.migrate import migrate
+from finlora_core.db.session import Database
+from finlora_core.errors import AmbiguousAdapter, UnknownName
+from finlora_core.runs.config_file import suggest
+from finlora_core.settings import load_settings
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="List, fetch, verify and import adapters."
+)
+
+NEWEST = 1000
+"""Adapters that are looked at for a name."""
+
+Wanted = Annotated[str, typer.Argument(metavar="NAME|ID", help="An adapter's id, or a name.")]
+Variant = Annotated[str | None, typer.Option(help="Such as 8bits_r8_dora.")]
+Version = Annotated[int | None, typer.Option(min=1, help="Default: the newest.")]
+
+
+@app.command(name="list")
+def list_adapters(
+    name: Annotated[str | None, typer.Argument(help="Only adapters of this name.")] = None,
+    variant: Variant = None,
+    url: Url = None,
+) -> None:
+    """List adapters, the newest first.
+
+    \b
+    finlora adapters list
+    finlora adapters list --variant 8bits_r8_dora
+    """
+    with connect(url) as client:
+        found = client.list_adapters(name=name, variant=variant, limit=NEWEST)
+    rows = [
+        (a["id"], a["variant"], a["name"], a["version"], f"{a['size'] / MB:.1f} MB",
+         a["created_at"][:16], a["base_model"], "damaged" if a.get("damage") else "")
+        for a in found
+    ]  # fmt: skip
+    heads = ("adapter", "variant", "name", "version", "size", "created", "base model", "")
+    say_table(heads, rows)
+
+
+@app.command()
+def show(
+    wanted: Wanted, variant: Variant = None, version: Version = None, url: Url = None
+) -> None:
+    """Show one adapter and the SHA-256 of each of its files.
+
+    \b
+    finlora adapters show sentiment_llama_3_1_8b_8bits_r8 --version 2
+    """
+    with connect(url) as client:
+        adapter = _find(client, wanted, variant, version)
+    say(adapter["id"], style="bold")
+    for key in ("name", "variant", "version", "base_model", "run_id", "created_at", "damage"):
+        if adapter.get(key) is not None:
+            say(f"  {key:<10} {adapter[key]}")
+    say_table(
+        ("file", "bytes", "sha256"),
+        [(file["path"], file["size"], file["sha256"]) for file in adapter["files"]],
+    )
+
+
+@app.command()
+def pull(
+    wanted: Wanted,
+    variant: Variant = None,
+    version: Version = None,
+    to: Annotated[Path, typer.Option(help="Where its folder is put.")] = Path(),
+    url: Url = None,
+) -> None:
+    """Download an adapter into NAME-vVERSION/ and verify every file.
+
+    What a broken download has brought is kept: the same command goes on from there. The
+    folder appears when everything in it is right.
+
+    \b
+    finlora adapters pull sentiment_llama_3_1_8b_8bits_r8
+    finlora adapters pull adp_8f0c1d0c4a8b4e2f9d11_1 --to adapters --url http://gpu-box:8000
+    """
+    with connect(url) as client:
+        adapter = _find(client, wanted, variant, version)
+        with reporting_bytes(console, adapter["name"]) as report:
+            folder = client.download(adapter["id"], to, report)
+    say(f"{folder}: {len(adapter['files'])} files, every SHA-256 agrees")
+
+
+@app.command()
+def verify(
+    wanted: Annotated[
+        str, typer.Argument(metavar="DIR|ID", help="A folder, or an id in this machine's store.")
+    ],
+) -> None:
+    """Read an adapter's files again and compare them with its manifest.
+
+    Finds any one flipped bit, names the file, and exits with 1. With an id, also the
+    manifest is compared with what the database says of it.
+
+    \b
+    finlora adapters verify lora_adaptors/8bits_r8/sentiment_llama_3_1_8b_8bits_r8
+    finlora adapters verify adp_8f0c1d0c4a8b4e2f9d11_1
+    """
+    folder, manifest_sha256 = Path(wanted), None
+    if not folder.is_dir():
+        folder, manifest_sha256 = _stored(wanted)
+    with reporting(errors, folder.name) as report:
+        problems = find_problems(
+            folder,
+            manifest_sha256,
+            lambda path, done, size: report(done, size, f"{path}  {done / MB:.1f} MB"),
+        )
+    for problem in problems:
+        say(str(problem))
+    if problems:
+        raise typer.Exit(1)
+    say(f"{folder}: every file is what was published")
+
+
+@app.command(name="import")
+def import_adapters(
+    folder: Annotated[Path, typer.Argument(help="An adapter, or a tree of them.")],
+) -> None:
+    """Register adapters made elsewhere, after the checks that trained ones get.
+
+    Takes one adapter's folder, or a FinLoRA tree (lora_adapters/8bits_r8/NAME/ ...). Works
+    on the database and the store of this machine's settings, as `finlora migrate` does.
+
+    \b
+    finlora adapters import ~/FinLoRA/lora_adapters
+    """
+    settings = load_settings()
+    database = Database.connect(settings.database)
+    migrate(database)
+    results = imports.import_tree(
+        database,
+        AdapterStore(settings.adapters),
+        folder,
+        models=settings.models,
+        report=_say_result,
+    )
+    database.close()
+    refused = sum(result.outcome is Outcome.REFUSED for result in results)
+    say(f"{len(results)} found, {refused} refused")
+    if refused:
+        raise typer.Exit(1)
+
+
+def _find(client: Client, wanted: str, variant: str | None, version: int | None) -> dict[str, Any]:
+    """By id; or by name, of its only variant the newest version unless told otherwise."""
+    if wanted.startswith("adp_"):
+        return client.get_adapter(wanted)
+    if version is not None:
+        return client.list_adapters(name=wanted, variant=variant, version=version)[0]
+    named = client.list_adapters(name=wanted, variant=variant, limit=NEWEST)
+    if not named:
+        known = dict.fromkeys(a["name"] for a in client.list_adapters(limit=NEWEST))
+        of_variant = f" of variant {variant}" if variant else ""
+        raise UnknownName(
+            f"{client.url} has no adapter {wanted!r}{of_variant}; {suggest(wanted, list(known))}"
+        )
+    variants = sorted({adapter["variant"] for adapter in named})
+    if len(variants) > 1:
+        raise AmbiguousAdapter(wanted, variants)
+    return max(named, key=lambda adapter: int(adapter["version"]))
+
+
+def _stored(id: str) -> tuple[Path, str | None]:
+    """An adapter's folder in this machine's store, and its manifest's SHA-256."""
+    settings = load_settings()
+    database = Database.connect(settings.database)
+    with database.reading() as session:
+        adapter = registry.get_adapter(session, id)
+    database.close()
+    return AdapterStore(settings.adapters).folder(id), adapter.manifest_sha256
+
+
+def _say_result(result: Result) -> None:
+    where = f"{result.variant}/{result.name} version {result.version}, {result.adapter_id}"
+    words = {
+        Outcome.IMPORTED: f"imported as {where}",
+        Outcome.ALREADY_THERE: f"is there already: {where}",
+        Outcome.REFUSED: f"refused: {result.reason}",
+    }
+    say("; ".join([f"{result.folder}: {words[result.outcome]}", *result.notes]))

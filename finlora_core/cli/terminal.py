@@ -1,0 +1,87 @@
+"""What commands share: how they print, how they fail, which service they talk to."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from finlora_core.client import Client
+from finlora_core.errors import FinLoRAError
+from finlora_core.settings import Settings, load_settings
+from finlora_core.stack import Stack
+
+INTERRUPTED = 130
+"""The exit status of what Ctrl-C ended, as shells have it: 128 and SIGINT's number."""
+
+# what is printed may hold brackets and colons of its own: nothing of it is markup
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
+
+Port = Annotated[int | None, typer.Option(help="Port of the API. Default: 8000.")]
+Home = Annotated[
+    Path | None, typer.Option(help="Folder for all state. Default: $FINLORA_HOME or ~/.finlora.")
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="FINLORA_URL",
+        show_envvar=False,
+        help="The service. Default: $FINLORA_URL, or the one of `finlora up` on this machine.",
+    ),
+]
+
+
+class Commands(TyperGroup):
+    """Whatever a command raises on purpose is said in a line on stderr; exit status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FinLoRAError as error:
+            errors.print(f"{error.code}: ", style="red", end="")
+            errors.print(str(error), soft_wrap=True)
+            raise typer.Exit(1) from None
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """A line, however long: what reads it may be a program."""
+    console.print(text, style=style, soft_wrap=True)
+
+
+def say_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as they must be, so that an id is never cut."""
+    texts = [[str(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for number, row in enumerate(texts):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        say("  ".join(cells).rstrip(), style="bold" if number == 0 else None)
+
+
+def settings_of(port: int | None = None, home: Path | None = None) -> Settings:
+    given = {"port": port, "home": home}
+    return load_settings(**{key: value for key, value in given.items() if value is not None})
+
+
+def connect(url: str | None) -> Client:
+    """To the service at `url`, or to the one that `finlora up` starts here."""
+    if url is None:
+        return Client(Stack(load_settings()).url)
+    return Client(url if "://" in url else f"http://{url}")
+
+
+def stop_on_signals() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt; a background shell ignores SIGINT."""
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, _interrupt_once)
+
+
+def _interrupt_once(signum: int, frame: FrameType | None) -> None:
+    """Once: a second one must not cut short the stopping of what was started."""
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, signal.SIG_IGN)
+    raise KeyboardInterrupt
