@@ -7,11 +7,14 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import SecretStr
+from safetensors.numpy import save
 
 from finlora_core.db.models import Run
 from finlora_core.runs.status import RunStatus
+from tests.lora import LAYER, WIDTH
 from tests.worker.conftest import GOOD, BenchWith
 from worker.attempt import work_until_idle
 from worker.bench import Bench
@@ -20,7 +23,7 @@ COMMIT = "a" * 40
 TOKEN = "hf_" + "t" * 30
 FILES = {
     "config.json": b'{"model_type": "llama"}',
-    "model.safetensors": b"weights",
+    "model.safetensors": save({f"{LAYER}.weight": np.zeros((WIDTH, WIDTH), np.float32)}),
     "pytorch_model.bin": b"a pickle",
 }
 
