@@ -13,9 +13,9 @@ setup: ## make .venv with everything, at the pinned versions
 demo: setup ## train a real adapter from nothing, through the whole service (about 3 minutes)
 	@$(BIN)/python -m demo
 
-test: ## every check and test, with real training on the CPU (about 8 minutes)
+test: ## every check and test, with real training on the CPU (about 17 minutes)
 	@echo "make test: sets up .venv if need be (1-6 min), then format, lint, types, imports (1 min)"
-	@echo "           and all tests, real trainings included (about 7 min on 2 cores)."
+	@echo "           and all tests, real trainings included (about 15 min on 2 cores)."
 	@scripts/setup-env
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
