@@ -16,7 +16,6 @@ from typing import Any
 
 from finlora_core.runs.config import RunRequest
 from finlora_core.training.axolotl import Hardware, TrainingInput, render
-from finlora_core.training.base_model import guess_from_name
 from finlora_core.training.files import AttemptFiles
 
 TABLE = Path(__file__).parent.parent / "docs" / "finlora.md"
@@ -50,8 +49,7 @@ def differences(golden: Rendered, ours: Rendered) -> set[str]:
 def render_as_posted(config: Mapping[str, Any]) -> Rendered:
     """As on a GPU, for a model that is not at hand, as GET /runs/{id}/config.yaml shows it."""
     run = RunRequest.model_validate(config).config
-    model = guess_from_name(run.base_model)
-    given = TrainingInput(run.base_model, model, run.dataset_path, dataset_rows=10_000)
+    given = TrainingInput.as_written(run, rows=10_000)
     return render(run, given, AttemptFiles(Path("attempt")), Hardware.CUDA)
 
 

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finlora_core.settings import Settings
+from finlora_core.training.base_model import find_base_model
 
 
 def find_local(name: str, settings: Settings) -> Path | None:
-    """The model's folder when it is at hand. Nothing outside the models folders is looked at."""
-    for root in (*settings.models, fetched_root(settings)):
-        folder = (root / name).resolve()
-        if folder.is_relative_to(root.resolve()) and (folder / "config.json").is_file():
-            return folder
-    return None
+    """The model's folder when it is at hand."""
+    return find_base_model(name, (*settings.models, fetched_root(settings)))
 
 
 def fetched_root(settings: Settings) -> Path:

@@ -34,7 +34,6 @@ from finlora_core.training.axolotl import (
     render,
     to_yaml,
 )
-from finlora_core.training.base_model import guess_from_name
 from finlora_core.training.files import AttemptFiles
 
 router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
@@ -399,13 +398,7 @@ def _error(run: Run) -> RunError | None:
 def _preview(run: Run) -> str:
     """What a GPU worker would render; the paths are filled in by the worker that claims it."""
     config = RunConfig.model_validate(run.config)
-    given = TrainingInput(
-        config.base_model,
-        guess_from_name(config.base_model),
-        config.dataset_path,
-        run.dataset_rows,
-        config.validation_dataset_path,
-    )
+    given = TrainingInput.as_written(config, run.dataset_rows)
     files = AttemptFiles.of(FilePath("<runs>"), run.id, run.attempt + 1)
     rendered = render(config, given, files, Hardware.CUDA)
     return "# Preview for a GPU worker: no worker has rendered this run yet.\n" + to_yaml(rendered)

@@ -40,6 +40,7 @@ from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database, now
 from finlora_core.errors import InvalidAdapter, NotFound
 from finlora_core.runs.config import ModelName, RunName
+from finlora_core.training.base_model import find_base_model
 
 MAX_DEPTH = 3
 """`lora_adapters/<variant>/<name>` below the folder given; the first spelt either way."""
@@ -167,7 +168,7 @@ def _prepare(store: AdapterStore, id: str, folder: Path, models: Sequence[Path])
     staged = store.stage(id, folder)
     peft = read_peft_config(staged / CONFIG)
     base_model = _base_name(peft.base_model, models)
-    base_folder = _find_model(base_model, models)
+    base_folder = find_base_model(base_model, models)
     sound = check_any_adapter(staged, base.read_modules(base_folder) if base_folder else None)
     quant_bits, variant = _variant(folder, origin, peft)
     identity = Identity(_name(folder, origin), variant, base_model)
@@ -269,7 +270,7 @@ def _variant(
     if said is None:
         raise InvalidAdapter(
             "nothing says in how many bits its base was trained with; put it into a folder "
-            f"named as FinLoRA does, such as 8bits_r{peft.rank}{peft.method_suffix()}"
+            f"named as FinLoRA does, such as {peft.variant(8)}"
         )
     methods = {"_dora": peft.use_dora, "_rslora": peft.use_rslora}
     if int(said[2]) != peft.rank:
@@ -279,7 +280,7 @@ def _variant(
             fault = f"{CONFIG} has use{method} {str(is_used).lower()}"
             raise InvalidAdapter(f"the folder {said[0]} says otherwise, but {fault}")
     bits = None if said[1] == "fp16" else int(said[1].removesuffix("bits"))
-    return bits, f"{said[1]}_r{peft.rank}{peft.method_suffix()}"
+    return bits, peft.variant(bits)
 
 
 def _base_name(written: str | None, models: Sequence[Path]) -> str:
@@ -288,16 +289,8 @@ def _base_name(written: str | None, models: Sequence[Path]) -> str:
         raise InvalidAdapter(f"{CONFIG} does not name its base model")
     parts = written.rstrip("/").split("/")
     pair = "/".join(parts[-2:])
-    candidates = [written, *([pair] if _find_model(pair, models) else []), parts[-1]]
+    candidates = [written, *([pair] if find_base_model(pair, models) else []), parts[-1]]
     for candidate in candidates:
         with suppress(ValidationError):
             return TypeAdapter(ModelName).validate_python(candidate, strict=True)
     raise InvalidAdapter(f"{CONFIG}: {written[:60]!r} does not name a base model")
-
-
-def _find_model(name: str, models: Sequence[Path]) -> Path | None:
-    for root in models:
-        folder = (root / name).resolve()
-        if folder.is_relative_to(root.resolve()) and (folder / base.MODEL_CONFIG).is_file():
-            return folder
-    return None

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from finlora_core.adapters.manifest import CONFIG
+from finlora_core.adapters.strict_json import parse
 from finlora_core.errors import InvalidAdapter
+from finlora_core.runs.config import variant_name
 
 MAX_BYTES = 1024 * 1024
 MAX_RANK = 1024
@@ -63,9 +65,9 @@ class PeftConfig:
     def targets(self, module: str) -> bool:
         return any(_is_named(module, target) for target in self.target_modules)
 
-    def method_suffix(self) -> str:
-        """Of the variant's folder: `_dora`, `_rslora`, both or none."""
-        return ("_dora" if self.use_dora else "") + ("_rslora" if self.use_rslora else "")
+    def variant(self, quant_bits: int | None) -> str:
+        """PEFT does not record the bits that the base was loaded in."""
+        return variant_name(quant_bits, self.rank, dora=self.use_dora, rslora=self.use_rslora)
 
 
 def read_peft_config(path: Path) -> PeftConfig:
@@ -104,7 +106,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InvalidAdapter(f"{path.name} is larger than {MAX_BYTES} bytes")
-        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_repeats)
+        content = parse(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InvalidAdapter(f"{path.name} is missing") from None
     except (ValueError, RecursionError):
@@ -112,12 +114,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise InvalidAdapter(f"{path.name} is not a JSON object")
     return content
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
 
 
 _KNOWN = frozenset(

@@ -4,7 +4,6 @@ The format: 8 bytes little-endian length, that much JSON naming each tensor's dt
 and place, then the tensors without gaps.
 """
 
-import json
 import math
 import re
 import struct
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from finlora_core.adapters.strict_json import parse
 from finlora_core.errors import InvalidAdapter
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
@@ -95,7 +95,7 @@ def _require_no_gaps(file: str, tensors: Sequence[Tensor], begin: int, size: int
 
 def _parse(file: str, raw: bytes, base: int) -> list[Tensor]:
     try:
-        entries = json.loads(raw, object_pairs_hook=_without_repeats)
+        entries = parse(raw)
         entries.pop("__metadata__", None)
         tensors = [_tensor(file, name, entry, base) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -103,13 +103,6 @@ def _parse(file: str, raw: bytes, base: int) -> list[Tensor]:
     if not tensors:
         raise InvalidAdapter(f"{file}: holds no tensors")
     return sorted(tensors, key=lambda tensor: tensor.start)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key that stands twice, readers disagree which one counts."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
 
 
 def _tensor(file: str, name: str, entry: Mapping[str, Any], base: int) -> Tensor:

@@ -105,11 +105,11 @@ def retry(run: Run, url: Url = None) -> None:
 
 def _find(client: Client, wanted: str) -> dict[str, Any]:
     """By id, or the newest run of that name. Raises `UnknownName` with close ones."""
-    if wanted.startswith("run_") and not client.list_runs(name=wanted, limit=1):
-        return client.get_run(wanted)
     named = client.list_runs(name=wanted, limit=1)
     if named:
         return named[0]
+    if wanted.startswith("run_"):
+        return client.get_run(wanted)
     names = list(dict.fromkeys(run["name"] for run in client.list_runs(limit=NEWEST)))
     raise UnknownName(f"{client.url} has no run {wanted!r}; {suggest(wanted, names)}")
 

@@ -16,7 +16,12 @@ from finlora_core.runs.config_file import NamedConfig, find_checkout, read_confi
 from finlora_core.settings import Settings, load_settings
 from finlora_core.training.axolotl import Hardware, TrainingInput, to_yaml
 from finlora_core.training.axolotl import render as render_axolotl
-from finlora_core.training.base_model import BaseModelFacts, guess_from_name, read_base_model
+from finlora_core.training.base_model import (
+    BaseModelFacts,
+    find_base_model,
+    guess_from_name,
+    read_base_model,
+)
 from finlora_core.training.files import AttemptFiles
 
 File = Annotated[Path, typer.Argument(help="A JSON file of run name -> run config.")]
@@ -104,7 +109,7 @@ def _dataset(config: RunConfig, roots: Sequence[Path]) -> tuple[str, int, str]:
 
 
 def _base_model(name: str, settings: Settings) -> tuple[str, BaseModelFacts]:
-    for root in settings.models:
-        if (root / name / "config.json").is_file():
-            return str(root / name), read_base_model(root / name)
-    return name, guess_from_name(name)
+    folder = find_base_model(name, settings.models)
+    return (
+        (name, guess_from_name(name)) if folder is None else (str(folder), read_base_model(folder))
+    )

@@ -225,10 +225,9 @@ class RunConfig(BaseModel):
     @property
     def variant(self) -> str:
         """The folder FinLoRA keeps such adapters in: `8bits_r8_dora`."""
-        bits = f"{self.quant_bits}bits" if self.quant_bits else "fp16"
-        dora = "_dora" if self.peft_use_dora else ""
-        rslora = "_rslora" if self.peft_use_rslora else ""
-        return f"{bits}_r{self.lora_r}{dora}{rslora}"
+        return variant_name(
+            self.quant_bits, self.lora_r, dora=self.peft_use_dora, rslora=self.peft_use_rslora
+        )
 
     @property
     def sha256(self) -> str:
@@ -268,6 +267,12 @@ class RunRequest(RunConfig):
     @property
     def run_name(self) -> str:
         return self.name or default_name(self)
+
+
+def variant_name(quant_bits: int | None, rank: int, *, dora: bool, rslora: bool) -> str:
+    """As FinLoRA names the folders of its adapters: `4bits_r4`, `8bits_r8_dora`, `fp16_r8`."""
+    bits = f"{quant_bits}bits" if quant_bits else "fp16"
+    return f"{bits}_r{rank}{'_dora' if dora else ''}{'_rslora' if rslora else ''}"
 
 
 def default_name(config: RunConfig) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -48,6 +48,17 @@ class TrainingInput:
     resume_from: str | None = None
     """The folder of a whole checkpoint of the same config and dataset."""
 
+    @classmethod
+    def as_written(cls, config: RunConfig, rows: int) -> Self:
+        """Everything by the name that the config has for it: nothing is at hand yet."""
+        return cls(
+            config.base_model,
+            guess_from_name(config.base_model),
+            config.dataset_path,
+            rows,
+            config.validation_dataset_path,
+        )
+
 
 def render(
     config: RunConfig, given: TrainingInput, files: AttemptFiles, hardware: Hardware
@@ -78,8 +89,9 @@ def to_yaml(rendered: dict[str, Any]) -> str:
 
 def profile_changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     """What the run's profile makes of FinLoRA's values on a GPU: key, from, to."""
-    name = config.base_model
-    given = TrainingInput(name, guess_from_name(name), config.dataset_path, dataset_rows=1)
+    if config.profile is Profile.FAITHFUL:
+        return {}  # most runs, of which a page may list a thousand
+    given = TrainingInput.as_written(config, rows=1)
     faithful, chosen = (
         render(one, given, AttemptFiles(Path()), Hardware.CUDA)
         for one in (config.model_copy(update={"profile": Profile.FAITHFUL}), config)

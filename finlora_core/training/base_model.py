@@ -5,7 +5,7 @@ the model is run, and its name decides nothing where the folder is at hand.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ def guess_from_name(name: str) -> BaseModelFacts:
     """FinLoRA's rule, for a model that is not at hand yet."""
     is_llama_3 = "Llama-3" in name
     return BaseModelFacts(is_llama_3, LLAMA_3_PAD if is_llama_3 else None)
+
+
+def find_base_model(name: str, roots: Iterable[Path]) -> Path | None:
+    """The model's folder below the first root that has it; nothing outside them is looked at."""
+    for root in roots:
+        folder = (root / name).resolve()
+        if folder.is_relative_to(root.resolve()) and (folder / CONFIG).is_file():
+            return folder
+    return None
 
 
 def read_base_model(folder: Path) -> BaseModelFacts:
