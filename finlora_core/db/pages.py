@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 
-from finlora_core.db.models import Adapter, Run
+from finlora_core.db.models.base import Listed
 from finlora_core.errors import InvalidCursor
 
-Row = TypeVar("Row", Run, Adapter)
+Row = TypeVar("Row", bound=Listed)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def page(
     return Page(rows[:limit], _encode(rows[limit - 1]) if more else None)
 
 
-def _encode(row: Run | Adapter) -> str:
+def _encode(row: Listed) -> str:
     text = f"{row.created_at.astimezone(UTC).isoformat()}|{row.id}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 

@@ -6,7 +6,7 @@ Revision 0001, after None.
 import sqlalchemy as sa
 from alembic import op
 
-from finlora_core.db.models import UTCDateTime
+from finlora_core.db.models.base import UTCDateTime
 
 revision = "0001"
 down_revision = None

@@ -6,7 +6,7 @@ Revision 0002, after 0001.
 import sqlalchemy as sa
 from alembic import op
 
-from finlora_core.db.models import UTCDateTime
+from finlora_core.db.models.base import UTCDateTime
 
 revision = "0002"
 down_revision = "0001"

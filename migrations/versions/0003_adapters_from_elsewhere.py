@@ -6,7 +6,7 @@ Revision 0003, after 0002.
 import sqlalchemy as sa
 from alembic import op
 
-from finlora_core.db.models import UTCDateTime
+from finlora_core.db.models.base import UTCDateTime
 
 revision = "0003"
 down_revision = "0002"

@@ -1,83 +1,20 @@
-"""The tables. Migrations in migrations/ make the same ones; a test holds the two together."""
+"""Runs, their attempts, the workers, and what attempts leave for people to read."""
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    Dialect,
-    Enum,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
 
+from finlora_core.db.models.base import AUTO_ID, Base, Listed
 from finlora_core.runs.outcome import End, Wish
 from finlora_core.runs.status import Phase, RunStatus
-
-
-class UTCDateTime(TypeDecorator[datetime]):
-    """Aware in Python, UTC in the database, on every dialect."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.astimezone(UTC) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def _words(enum: type[RunStatus] | type[Phase] | type[End]) -> Enum:
-    return Enum(
-        enum,
-        native_enum=False,
-        length=16,
-        create_constraint=False,
-        values_callable=lambda members: [member.value for member in members],
-    )
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        datetime: UTCDateTime,
-        dict[str, Any]: JSON,
-        list[dict[str, Any]]: JSON,
-        RunStatus: _words(RunStatus),
-        Phase: _words(Phase),
-        End: _words(End),
-    }
-
 
 _STATUSES = ", ".join(f"'{status}'" for status in RunStatus)
 _TERMINAL = ", ".join(f"'{status}'" for status in RunStatus if status.is_terminal)
 
-_AutoId = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts rows by itself only in a column of type INTEGER."""
 
-
-class Run(Base):
+class Run(Listed, Base):
     """What a user asked for. It outlives workers, attempts and messages."""
 
     __tablename__ = "runs"
@@ -111,7 +48,6 @@ class Run(Base):
         Index("ix_runs_status_page", "status", "created_at", "id"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str]
     """Who takes turns with whom for the workers (`runs.turns`)."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
@@ -133,7 +69,6 @@ class Run(Base):
     status: Mapped[RunStatus] = mapped_column(default=RunStatus.QUEUED)
     """Written by `runs.lifecycle` and by nothing else."""
     phase: Mapped[Phase | None]
-    created_at: Mapped[datetime]
     queued_at: Mapped[datetime]
     """Its place in the line. A run that comes back from a worker keeps it."""
     not_before: Mapped[datetime]
@@ -216,7 +151,7 @@ class MetricPoint(Base):
     __tablename__ = "metrics"
     __table_args__ = (Index("ix_metrics_run", "run_id", "id"),)
 
-    id: Mapped[int] = mapped_column(_AutoId, primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(AUTO_ID, primary_key=True, autoincrement=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
     attempt: Mapped[int]
     step: Mapped[int]
@@ -234,39 +169,3 @@ class LogChunk(Base):
     start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     end: Mapped[int]
     text: Mapped[str] = mapped_column(Text)
-
-
-class Adapter(Base):
-    """A finished, checked, published LoRA. Its files never change; of its row only what the
-    scrub has found."""
-
-    __tablename__ = "adapters"
-    __table_args__ = (
-        UniqueConstraint("variant", "name", "version"),
-        Index("ix_adapters_page", "created_at", "id"),
-        Index("ix_adapters_verified", "verified_at"),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
-    """None for an adapter that was made elsewhere and imported."""
-    name: Mapped[str]
-    variant: Mapped[str]
-    version: Mapped[int]
-    base_model: Mapped[str]
-    sha256: Mapped[str]
-    """Of adapter_model.safetensors: what `sha256sum` prints."""
-    files: Mapped[list[dict[str, Any]]]
-    """`finlora_core.adapters.manifest.File` as JSON, one for each published file."""
-    created_at: Mapped[datetime]
-    verified_at: Mapped[datetime]
-    """When all its files were last read and compared with their SHA-256; first at publishing."""
-    verifying_since: Mapped[datetime | None]
-    """Set while a process reads them again; too long ago, and that process has died."""
-    damage: Mapped[str | None] = mapped_column(Text)
-    """What was wrong with its files then; None when they were sound."""
-
-    @property
-    def manifest_sha256(self) -> str | None:
-        """Of its manifest.json, which names the SHA-256 of every other file."""
-        return next((f["sha256"] for f in self.files if f["path"] == "manifest.json"), None)

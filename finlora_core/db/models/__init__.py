@@ -1,0 +1,7 @@
+"""The tables. Migrations in migrations/ make the same ones; a test holds the two together."""
+
+from finlora_core.db.models.adapters import Adapter
+from finlora_core.db.models.base import Base
+from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
+
+__all__ = ["Adapter", "Base", "LogChunk", "MetricPoint", "Run", "RunAttempt", "Worker"]

@@ -1,0 +1,43 @@
+"""Finished adapters."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from finlora_core.db.models.base import Base, Listed
+
+
+class Adapter(Listed, Base):
+    """A finished, checked, published LoRA. Its files never change; of its row only what the
+    scrub has found."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (
+        UniqueConstraint("variant", "name", "version"),
+        Index("ix_adapters_page", "created_at", "id"),
+        Index("ix_adapters_verified", "verified_at"),
+    )
+
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
+    """None for an adapter that was made elsewhere and imported."""
+    name: Mapped[str]
+    variant: Mapped[str]
+    version: Mapped[int]
+    base_model: Mapped[str]
+    sha256: Mapped[str]
+    """Of adapter_model.safetensors: what `sha256sum` prints."""
+    files: Mapped[list[dict[str, Any]]]
+    """`finlora_core.adapters.manifest.File` as JSON, one for each published file."""
+    verified_at: Mapped[datetime]
+    """When all its files were last read and compared with their SHA-256; first at publishing."""
+    verifying_since: Mapped[datetime | None]
+    """Set while a process reads them again; too long ago, and that process has died."""
+    damage: Mapped[str | None] = mapped_column(Text)
+    """What was wrong with its files then; None when they were sound."""
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """Of its manifest.json, which names the SHA-256 of every other file."""
+        return next((f["sha256"] for f in self.files if f["path"] == "manifest.json"), None)
