@@ -9,7 +9,6 @@ The folder appears whole or not at all.
 
 import errno
 import fcntl
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 
 from worker.fetch_codes import FULL, GATED, NOT_FOUND
 
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
 """Weights as safetensors only: pickled ones (*.bin, *.pt) can run code when loaded."""
 
 
@@ -42,8 +41,7 @@ def fetch(name: str, target: Path) -> int:
         print(error)
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         return FULL if is_full else NOT_FOUND
-    shutil.rmtree(staging / ".cache", ignore_errors=True)
-    staging.rename(target)
+    staging.rename(target)  # with what the hub's client has noted: the commit of each file
     return 0
 
 

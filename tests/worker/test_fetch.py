@@ -25,7 +25,11 @@ FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": save({f"{LAYER}.weight": np.zeros((WIDTH, WIDTH), np.float32)}),
     "pytorch_model.bin": b"a pickle",
+    "README.md": b"---\nlicense: llama3.1\n---\n# Tiny Llama\n",
 }
+
+
+WANTED = FILES.keys() - {"pytorch_model.bin"}
 
 
 class Hub(ThreadingHTTPServer):
@@ -104,13 +108,22 @@ def test_a_missing_base_model_is_fetched_once_and_kept(
     run = seen()
     assert run.status is RunStatus.SUCCEEDED, (run.error_code, run.error_log)
     folder = bench.settings.home_dir / "hub" / "finlora" / "tiny-llama"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {*WANTED, ".cache"}
     assert f"base_model: {folder}" in (run.axolotl_yaml or "")
 
 
 def test_pickled_weights_are_never_fetched(bench: Bench, hub: Hub, run_id: str) -> None:
     work_until_idle(bench)
-    assert hub.served == {"config.json", "model.safetensors"}
+    assert hub.served == WANTED
+
+
+def test_the_manifest_names_the_hubs_commit_and_the_licence(
+    bench: Bench, hub: Hub, run_id: str
+) -> None:
+    work_until_idle(bench)
+    (path,) = bench.settings.adapters.glob("fp16_r8/*/manifest.json")
+    manifest = json.loads(path.read_text())
+    assert (manifest["base_revision"], manifest["base_license"]) == (COMMIT, "llama3.1")
 
 
 def test_the_token_goes_to_the_hub_and_into_no_log(
