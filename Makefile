@@ -56,7 +56,7 @@ format: setup ## format the code and mend what ruff can mend
 
 constraints: setup ## write the installed versions to constraints.txt
 	@{ grep '^#' constraints.txt; \
-	   { grep -E '^(nvidia|cuda)-' constraints.txt | grep -v '^nvidia-ml-py='; \
+	   { grep -E '^((nvidia|cuda)-|(deepspeed|hatchling|hjson|msgpack|ninja|py-cpuinfo)=)' constraints.txt | grep -v '^nvidia-ml-py='; \
 	     VIRTUAL_ENV=.venv $(BIN)/uv pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
 	   | LC_ALL=C sort -fu; } > constraints.new && mv constraints.new constraints.txt
 

@@ -1,4 +1,4 @@
-# A training worker for one GPU. Needs an NVIDIA driver for CUDA 13 on the host (580 or newer).
+# A training worker for one GPU or several. Needs an NVIDIA driver for CUDA 13 on the host (580 or newer).
 # Build it from the repository root: docker build -f docker/worker.Dockerfile -t finlora-worker .
 
 FROM ghcr.io/astral-sh/uv:0.13.9 AS uv
@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv python install 3.11 \
     && uv venv --python 3.11 --managed-python /opt/finlora \
     && uv pip install --python /opt/finlora --constraint constraints.txt \
-        --requirement pyproject.toml --extra train
+        --requirement pyproject.toml --extra train --extra deepspeed
 COPY README.md LICENSE ./
 COPY api ./api
 COPY finlora_core ./finlora_core

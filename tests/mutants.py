@@ -177,20 +177,20 @@ CLAIM = (
     Mutant(
         "any status can be claimed",
         LIFECYCLE,
-        "Run.status == RunStatus.QUEUED, Run.not_before <= now\n",
-        "Run.not_before <= now\n",
+        "        Run.status == RunStatus.QUEUED,\n        Run.not_before <= now,\n",
+        "        Run.not_before <= now,\n",
     ),
     Mutant(
         "a run is claimed before it is due",
         LIFECYCLE,
-        "Run.status == RunStatus.QUEUED, Run.not_before <= now\n",
-        "Run.status == RunStatus.QUEUED\n",
+        "        Run.status == RunStatus.QUEUED,\n        Run.not_before <= now,\n",
+        "        Run.status == RunStatus.QUEUED,\n",
     ),
     Mutant(
         "a run is not claimed when it becomes due",
         LIFECYCLE,
-        "Run.not_before <= now\n",
-        "Run.not_before < now\n",
+        "        Run.status == RunStatus.QUEUED,\n        Run.not_before <= now,\n",
+        "        Run.status == RunStatus.QUEUED,\n        Run.not_before < now,\n",
     ),
     Mutant(
         "claiming does not lock",
@@ -204,7 +204,20 @@ CLAIM = (
         ".limit(1).with_for_update(skip_locked=True)",
         ".limit(1).with_for_update()",
     ),
-    Mutant("an owner is served another's run", LIFECYCLE, "Run.owner == owner, "),
+    Mutant("an owner is served another's run", LIFECYCLE, "        Run.owner == owner,\n"),
+    Mutant("a run goes to a worker with too few GPUs", LIFECYCLE, "        Run.gpus <= gpus,\n"),
+    Mutant(
+        "a run goes to a worker whose GPUs are in use",
+        LIFECYCLE,
+        "run.gpus > gpus.free",
+        "run.gpus > gpus.seen",
+    ),
+    Mutant(
+        "a run that waits for GPUs is passed",
+        LIFECYCLE,
+        "        if run is not None and run.gpus > gpus.free:\n            return None\n",
+        "        if run is not None and run.gpus > gpus.free:\n            continue\n",
+    ),
     Mutant("no order among an owner's runs", LIFECYCLE, ".order_by(*OWN_ORDER)"),
     Mutant(
         "an owner whose runs must wait holds up the others",

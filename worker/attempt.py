@@ -11,7 +11,7 @@ from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.config import RunConfig
-from finlora_core.runs.lifecycle import Lease
+from finlora_core.runs.lifecycle import ONE_GPU, Gpus, Lease
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.status import Phase, RunStatus
 from finlora_core.settings import KILL_MARGIN
@@ -23,7 +23,6 @@ from worker.facts import Attempt
 from worker.finish import discard_unlisted, finish
 from worker.heartbeat import Heartbeat
 from worker.host import is_same_boot
-from worker.locks import Busy, hold
 from worker.prepare import failed, prepare
 from worker.publish import publish
 from worker.supervise import AttemptEnded, Keeper, Watch
@@ -34,35 +33,35 @@ logger = logging.getLogger(__name__)
 
 def work_until_idle(bench: Bench) -> None:
     """Train run after run until none can be claimed or the worker is shutting down."""
-    while not bench.draining.is_set() and _has_gpu(bench) and (lease := claim(bench)) is not None:
+    while not bench.draining.is_set():
+        free = bench.free_gpus()
+        if (lease := claim(bench, free)) is None:
+            return
         try:
-            run_attempt(bench, lease)
+            run_attempt(bench, lease, free)
         except Exception:  # the next run must not wait for what went wrong with this one
             logger.exception("run %s: attempt %d was given up", lease.run_id, lease.attempt)
 
 
-def _has_gpu(bench: Bench) -> bool:
-    """Whether no other worker of this host, nor what one left behind, trains on our GPU."""
-    if bench.gpu_lock is None:
-        return True
-    try:
-        with hold(bench.gpu_lock):
-            return True
-    except Busy as busy:
-        logger.warning("no run is claimed, the GPU is in use: %s", busy)
-        return False
-
-
-def claim(bench: Bench) -> Lease | None:
+def claim(bench: Bench, free: Sequence[str] = ()) -> Lease | None:
+    if bench.gpus and not free:
+        logger.warning("no run is claimed, every GPU is in use: %s", ", ".join(bench.gpus))
+        return None
+    gpus = Gpus(seen=len(bench.gpus), free=len(free)) if bench.gpus else ONE_GPU
     with bench.database.transaction() as session:
         ttl = timedelta(seconds=bench.settings.lease_seconds)
-        return lifecycle.claim_next(session, worker=bench.owner, now=now(session), ttl=ttl)
+        return lifecycle.claim_next(
+            session, worker=bench.owner, now=now(session), ttl=ttl, gpus=gpus
+        )
 
 
-def run_attempt(bench: Bench, lease: Lease) -> None:
-    """From a claimed run to its end: succeeded, failed, cancelled, or queued again."""
+def run_attempt(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> None:
+    """From a claimed run to its end: succeeded, failed, cancelled, or queued again.
+
+    It trains on the first of the `free` GPUs, as many as it asks for.
+    """
     logger.info("run %s: attempt %d", lease.run_id, lease.attempt)
-    attempt = _load(bench, lease)
+    attempt = _load(bench, lease, free)
     try:
         status = _attempt(bench, attempt)
     except LeaseLost as error:
@@ -113,7 +112,7 @@ def _keep_what_they_saved(attempt: Attempt, heartbeat: Heartbeat) -> None:
         Keeper(attempt.run_files, number, attempt.lineage, heartbeat).look()
 
 
-def _load(bench: Bench, lease: Lease) -> Attempt:
+def _load(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> Attempt:
     with bench.database.reading() as session:
         run = queries.get_run(session, lease.run_id)
         attempts = queries.list_attempts(session, run.id)
@@ -125,6 +124,7 @@ def _load(bench: Bench, lease: Lease) -> Attempt:
             dataset_sha256=run.dataset_sha256,
             dataset_rows=run.dataset_rows,
             validation_sha256=run.validation_sha256,
+            gpus=free[: run.gpus],
             seconds_left=math.inf if limit is None else limit - spent,
             run_files=RunFiles.of(bench.settings.runs, run.id),
             ancestors=[

@@ -18,6 +18,7 @@ from typing import Any
 from unicodedata import normalize
 
 import torch
+import torch.distributed as dist
 from axolotl.integrations.base import BasePlugin
 from peft import get_peft_model_state_dict
 from safetensors import safe_open
@@ -49,6 +50,11 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         self._checkpoints = Checkpoints(self._files, float(os.environ[CHECKPOINT_SECONDS]))
         self._probed: Sequence[Sequence[int]] = ()
 
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
+        """Loads none: it is the first hook that sees all of cfg, and the device is not set yet."""
+        if on_cpu():  # of several processes each would take the GPU of its own number
+            cfg.device_map = {"": "cpu"}
+
     def pre_model_load(self, cfg: Any) -> None:
         # Axolotl seeds after the adapter's weights are made, so runs would not repeat
         set_seed(cfg.seed)
@@ -70,6 +76,10 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
             keep_4bit_differentiable(model)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        if (fault := unlike_asked(cfg, trainer.accelerator)) is not None:
+            self._refuse(FailureCode.PARALLELISM_NOT_APPLIED, fault)
+        if on_cpu():  # of several processes each has "cpu:0", where nothing can be loaded to
+            trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
         self._facts |= count_rows(cfg, trainer)
         for text in first_texts(Path(cfg.datasets[0].path), form_of(cfg)):
             if not survives(trainer.processing_class, text):
@@ -92,6 +102,8 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
 
     def post_train_unload(self, cfg: Any) -> None:
         """Called last, after the adapter has been saved."""
+        if not is_first_process():
+            return
         if self._checkpoints.stopped_at is None:
             write_json(self._files.completed, self._facts)
         else:
@@ -138,6 +150,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if "train_loss" in (logs or {}) and state.global_step < state.max_steps:
             return  # stopped early: the summary comes with the end
+        if not is_first_process():
+            return
         logs = for_the_whole_run(logs or {}, state, self._first_step)
         numbers = {key: finite(value) for key, value in logs.items()}
         values = {key: number for key, number in numbers.items() if number is not None}
@@ -156,6 +170,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._facts |= {"steps": state.global_step, "metrics": self._latest}
 
     def _write_progress(self, state: TrainerState) -> None:
+        if not is_first_process():
+            return
         self._last_written = time.monotonic()
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
@@ -201,23 +217,54 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if state.global_step >= state.max_steps:
             return  # the end, which saves anyway
-        if time.monotonic() - self._last_save >= self._seconds:
+        is_due = time.monotonic() - self._last_save >= self._seconds
+        is_due, is_asked_to_stop = of_first_process(is_due, self._files.stop_requested.exists())
+        if is_due:
             control.should_save = True
-        if self._files.stop_requested.exists():
+        if is_asked_to_stop:
             self._stop(state, control)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._last_save = time.monotonic()
-        with self._files.saved.open("a") as file:
-            file.write(json.dumps({"step": state.global_step}) + "\n")
+        if dist.is_initialized():
+            dist.barrier()  # the checkpoint is whole when every process has written its part
+        if is_first_process():
+            with self._files.saved.open("a") as file:
+                file.write(json.dumps({"step": state.global_step}) + "\n")
 
     def _stop(self, state: TrainerState, control: TrainerControl) -> None:
         """Whoever waits for it waits for no evaluation: going on begins with one."""
         control.should_save = control.should_log = control.should_training_stop = True
         control.should_evaluate = False
         self.stopped_at = state.global_step
+
+
+def is_first_process() -> bool:
+    """Of a training of several processes one speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def of_first_process(*decisions: bool) -> list[bool]:
+    """What the first process has decided: each for itself, they would part, and wait for ever."""
+    shared: list[Any] = list(decisions)
+    if dist.is_initialized():
+        dist.broadcast_object_list(shared, src=0)
+    return shared
+
+
+def unlike_asked(cfg: Any, accelerator: Any) -> str | None:
+    """How the processes share the training, if not as asked: without a word, accelerate falls
+    back to a copy in each, and transformers to one process that knows of no other."""
+    asked = "DEEPSPEED" if cfg.deepspeed else "FSDP" if cfg.fsdp_config else None
+    found = accelerator.distributed_type.name
+    if asked is not None and found != asked:
+        return f"{asked} was asked for, {found} is what trains"
+    asked_for = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != asked_for:
+        return f"{asked_for} processes were asked for, {accelerator.num_processes} train together"
+    return None
 
 
 def absent_tensors(model: torch.nn.Module, checkpoint: Path) -> set[str]:
@@ -345,6 +392,6 @@ def keep_int8_scales() -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaced as a whole: a reader sees the old content or the new."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     fresh.write_text(json.dumps(content))
     fresh.replace(path)

@@ -20,8 +20,9 @@ from finlora_core.runs.status import Phase
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
 from finlora_core.training.files import AttemptFiles
-from worker.hardware import detect, gpu_lock_name
+from worker.hardware import detect, gpus_of
 from worker.host import ProcessId
+from worker.locks import is_held
 from worker.trainer import axolotl_command
 
 logger = logging.getLogger(__name__)
@@ -35,18 +36,22 @@ class Bench:
     hardware: Hardware
     owner: str
     """Host and process (`worker.host.ProcessId`): who holds a run, and whether it is dead."""
-    gpu: str | None = None
-    """UUID of the one GPU that this worker trains on; None on a CPU."""
+    gpus: Sequence[str] = ()
+    """UUIDs of those that this worker may train on; none on a CPU."""
     host: str = ""
     """One a machine: containers on it have the same."""
-    train_command: Callable[[AttemptFiles], Sequence[str]] = axolotl_command
+    train_command: Callable[[AttemptFiles, int], Sequence[str]] = axolotl_command
+    """For an attempt's files and a number of processes."""
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to shut down: stop training, give the run back."""
 
-    @property
-    def gpu_lock(self) -> Path | None:
+    def gpu_lock(self, gpu: str) -> Path:
         """Held by whatever trains on the GPU."""
-        return self.settings.home_dir / "locks" / self.gpu if self.gpu else None
+        return self.settings.home_dir / "locks" / gpu
+
+    def free_gpus(self) -> Sequence[str]:
+        """Those on which no other worker of this host, nor what one left behind, trains."""
+        return [gpu for gpu in self.gpus if not is_held(self.gpu_lock(gpu))]
 
     def join(self) -> None:
         """Raises `InvalidSettings` when SQLite would have workers on two hosts."""
@@ -63,7 +68,8 @@ class Bench:
     def check_in(self) -> None:
         with self.database.transaction() as session:
             at, since = now(session), self._alive_since(session)
-            workers.check_in(session, self.owner, self.host, now=at, since=since)
+            gpus = max(1, len(self.gpus))
+            workers.check_in(session, self.owner, self.host, gpus=gpus, now=at, since=since)
 
     def leave(self) -> None:
         with suppress(SQLAlchemyError), self.database.transaction() as session:
@@ -96,7 +102,7 @@ class Bench:
             database=Database.connect(settings.database),
             store=AdapterStore(settings.adapters),
             hardware=hardware,
-            gpu=gpu_lock_name(hardware),
+            gpus=gpus_of(hardware),
             owner=str(ProcessId.current()),
             host=ProcessId.current().boot,
         )

@@ -5,7 +5,7 @@ sees no database URL, no broker and no token; only the fetching step sees the hu
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from finlora_core.settings import Settings
 from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
@@ -21,17 +21,17 @@ _FETCHING_PASSES_ON = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 
 
 def trainer_environment(
-    files: AttemptFiles, temporary: str, *, checkpoint_seconds: float, gpu: str | None = None
+    files: AttemptFiles, temporary: str, *, checkpoint_seconds: float, gpus: Sequence[str] = ()
 ) -> Mapping[str, str]:
     """Offline, without telemetry, every cache inside the attempt's folder.
 
-    `temporary` must be short: sockets are made in it, whose paths end at 107 bytes. `gpu` is
-    the one UUID that CUDA is to see: with several, transformers would spread over all of them.
+    `temporary` must be short: sockets are made in it, whose paths end at 107 bytes. `gpus` are
+    the UUIDs that CUDA is to see: of more, transformers would spread one process over all.
     """
     return {
         **_base(files),
         "TMPDIR": temporary,
-        **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+        **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}),
         CHECKPOINT_SECONDS: str(checkpoint_seconds),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -19,6 +19,8 @@ class Attempt:
     dataset_sha256: str
     dataset_rows: int
     validation_sha256: str | None
+    gpus: Sequence[str]
+    """UUIDs of those it trains on; none on a CPU."""
     seconds_left: float
     """Of the run's time limit; infinite without one."""
     run_files: RunFiles

@@ -4,9 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from finlora_core.training.axolotl import Hardware
+
+PART = "MIG-"
+"""What the UUID of a part of a GPU begins with."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +29,44 @@ class Gpu:
 def detect(device: Literal["auto", "cpu", "cuda"]) -> Hardware:
     if device != "auto":
         return Hardware(device)
-    return Hardware.CPU if gpu_lock_name(Hardware.CUDA) is None else Hardware.CUDA
+    return Hardware.CUDA if gpus_of(Hardware.CUDA) else Hardware.CPU
 
 
-def gpu_lock_name(hardware: Hardware) -> str | None:
-    """The UUID of the GPU that a training here uses: the first that CUDA may see.
+def gpus_of(hardware: Hardware) -> Sequence[str]:
+    """The UUIDs of the GPUs that trainings here may use: those that CUDA may see.
 
     None on a CPU, and where the driver shows no such GPU. An index counts as the driver does,
     by PCI bus; CUDA counts so too when CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     if hardware is Hardware.CPU:
-        return None
-    return first_visible(os.environ.get("CUDA_VISIBLE_DEVICES"), list_gpus())
+        return ()
+    return visible(os.environ.get("CUDA_VISIBLE_DEVICES"), list_gpus())
 
 
-def first_visible(listed: str | None, gpus: Sequence[Gpu]) -> str | None:
-    """What CUDA makes of CUDA_VISIBLE_DEVICES: an index, a UUID or the start of one.
+def visible(listed: str | None, gpus: Sequence[Gpu]) -> Sequence[str]:
+    """What CUDA makes of CUDA_VISIBLE_DEVICES: indices, UUIDs or the starts of such.
 
-    It stops at the first entry that means nothing ("" and "-1" hide every GPU).
+    It stops at the first entry that means nothing ("" and "-1" hide every GPU), and takes one
+    part of a GPU that is cut up only by itself.
     """
     if listed is None:
-        return gpus[0].device if gpus else None
-    wanted = listed.split(",")[0].strip()
+        found = [gpu.device for gpu in gpus]
+    else:
+        named = (_named(entry.strip(), gpus) for entry in listed.split(","))
+        found = list(dict.fromkeys(takewhile(bool, named)))
+    if found and found[0].startswith(PART):
+        return found[:1]
+    return [device for device in found if not device.startswith(PART)]
+
+
+def _named(wanted: str, gpus: Sequence[Gpu]) -> str:
+    """The device that one entry means; empty when it means none, or several."""
     if wanted.isascii() and wanted.isdecimal():
-        return gpus[int(wanted)].device if int(wanted) < len(gpus) else None
-    if not wanted.startswith(("GPU-", "MIG-")):
-        return None
+        return gpus[int(wanted)].device if int(wanted) < len(gpus) else ""
+    if not wanted.startswith(("GPU-", PART)):
+        return ""
     named = [device for uuid, device in _by_uuid(gpus) if uuid.startswith(wanted)]
-    return named[0] if len(named) == 1 else None
+    return named[0] if len(named) == 1 else ""
 
 
 def _by_uuid(gpus: Sequence[Gpu]) -> Iterator[tuple[str, str]]:
@@ -73,6 +87,23 @@ def list_gpus() -> Sequence[Gpu]:
         return ()
     try:
         return [gpu for index in range(pynvml.nvmlDeviceGetCount()) for gpu in _gpu(index)]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def memory_of(gpus: Sequence[str]) -> int | None:
+    """Bytes that the smallest of these GPUs has; None without one, or when it does not say."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(gpu) for gpu in gpus]
+        return min((int(pynvml.nvmlDeviceGetMemoryInfo(it).total) for it in handles), default=None)
+    except pynvml.NVMLError:
+        return None
     finally:
         pynvml.nvmlShutdown()
 

@@ -16,16 +16,15 @@ from worker.supervise import AttemptEnded
 def launch(
     bench: Bench, attempt: Attempt, command: Sequence[str], env: Mapping[str, str]
 ) -> GuardedProcess:
-    """The run's lock and the GPU's go to the new tree and end with it.
+    """The run's lock and those of its GPUs go to the new tree and end with it.
 
     Our own copies are closed at once: a worker that is stopped must not keep anybody out.
     Raises `LeaseLost` when an earlier attempt of the run still lives on this host, and
-    `AttemptEnded` when another worker has just taken the GPU: then the run goes back.
+    `AttemptEnded` when another worker has just taken a GPU: then the run goes back.
     """
     with ExitStack() as ours:
         locks = [ours.enter_context(_run_lock(attempt))]
-        if bench.gpu_lock is not None:
-            locks.append(ours.enter_context(_gpu_lock(bench.gpu_lock)))
+        locks += [ours.enter_context(_gpu_lock(bench.gpu_lock(gpu))) for gpu in attempt.gpus]
         return GuardedProcess.start(
             command,
             log=attempt.files.log,

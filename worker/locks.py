@@ -34,6 +34,15 @@ def hold(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """At this moment; who must be sure holds it."""
+    try:
+        with hold(path):
+            return False
+    except Busy:
+        return True
+
+
 def _locked(path: Path) -> int:
     """The file may be swept away between opening and locking; such a lock would bind nobody."""
     while True:

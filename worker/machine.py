@@ -1,7 +1,7 @@
 """What a training ran on and with: for the manifest, so that it can be done again."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +22,11 @@ def packages() -> Mapping[str, str]:
     return found
 
 
-def describe_hardware(hardware: Hardware, gpu: str | None) -> Mapping[str, str]:
-    """`gpu` is the UUID of the one that is trained on."""
+def describe_hardware(hardware: Hardware, gpus: Sequence[str]) -> Mapping[str, str]:
+    """`gpus` are the UUIDs of those that are trained on."""
     if hardware is Hardware.CPU:
         return {"device": f"{_cpu_name()}, {os.cpu_count()} threads"}
-    return _gpu(gpu)
+    return _gpu(gpus[0] if gpus else "") | ({"gpus": str(len(gpus))} if len(gpus) > 1 else {})
 
 
 def _cpu_name() -> str:
@@ -38,7 +38,7 @@ def _cpu_name() -> str:
     return os.uname().machine
 
 
-def _gpu(uuid: str | None) -> Mapping[str, str]:
+def _gpu(uuid: str) -> dict[str, str]:
     """As far as the driver answers."""
     import pynvml
 
@@ -49,7 +49,7 @@ def _gpu(uuid: str | None) -> Mapping[str, str]:
     try:
         found = {"device": "a GPU", "driver": str(pynvml.nvmlSystemGetDriverVersion())}
         with suppress(pynvml.NVMLError):
-            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid or "")
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
             found["device"] = str(pynvml.nvmlDeviceGetName(handle))
         return found
     finally:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from finlora_core.datasets.check import check_dataset
@@ -17,6 +18,7 @@ from worker.bench import Bench
 from worker.environment import fetch_environment
 from worker.facts import Attempt
 from worker.fetch_codes import FULL, GATED
+from worker.hardware import memory_of
 from worker.launch import launch
 from worker.supervise import AttemptEnded, Watch, supervise
 
@@ -31,6 +33,7 @@ def prepare(bench: Bench, attempt: Attempt, watch: Watch) -> TrainingInput:
     attempt.files.create()
     _require_disk(bench, attempt)
     _require_optimizer(bench, attempt)
+    _require_deepspeed(attempt)
     config = attempt.config
     dataset = _unchanged(bench, attempt, config.dataset_path, attempt.dataset_sha256)
     validation = config.validation_dataset_path and _unchanged(
@@ -43,6 +46,7 @@ def prepare(bench: Bench, attempt: Attempt, watch: Watch) -> TrainingInput:
         dataset=str(dataset),
         dataset_rows=attempt.dataset_rows,
         validation_dataset=str(validation) if validation else None,
+        gpu_bytes=memory_of(attempt.gpus) if attempt.gpus else None,
     )
 
 
@@ -66,6 +70,13 @@ def _require_optimizer(bench: Bench, attempt: Attempt) -> None:
         raise failed(
             FailureCode.OPTIMIZER_NEEDS_GPU, detail=f"{chosen}; here {', '.join(CPU_OPTIMIZERS)}"
         )
+
+
+def _require_deepspeed(attempt: Attempt) -> None:
+    """Before a model of many GB is fetched."""
+    spread = attempt.config.spread
+    if spread is not None and spread.is_deepspeed and find_spec("deepspeed") is None:
+        raise failed(FailureCode.DEEPSPEED_NOT_INSTALLED, detail=spread)
 
 
 def _unchanged(bench: Bench, attempt: Attempt, written: str, sha256: str | None) -> Path:

@@ -113,5 +113,5 @@ def _lineage(id: str, bench: Bench, attempt: Attempt) -> Facts:
         "prompt": rendered["datasets"][0]["type"],
         "seed": config.seed,
         "packages": packages(),
-        "hardware": describe_hardware(bench.hardware, bench.gpu),
+        "hardware": describe_hardware(bench.hardware, attempt.gpus),
     }

@@ -63,9 +63,10 @@ def train_from(
             attempt.files,
             temporary,
             checkpoint_seconds=bench.settings.checkpoint_seconds,
-            gpu=bench.gpu,
+            gpus=attempt.gpus,
         )
-        process = launch(bench, attempt, bench.train_command(attempt.files), env)
+        command = bench.train_command(attempt.files, attempt.config.gpus)
+        process = launch(bench, attempt, command, env)
         code = supervise_training(process, watch, steps, keeper)
     steps.look()
     failed = _failure(attempt.files, code)

@@ -90,6 +90,10 @@ class RunRead(BaseModel):
     pause_requested: bool = Field(description="A wish; the status changes when training stopped.")
     priority: int
     queue_position: int | None = Field(description="Runs ahead of this one; null unless queued.")
+    waiting_for: str | None = Field(
+        description="What keeps a queued run waiting although its turn may be there: a worker "
+        "with as many GPUs as it asks for."
+    )
     not_before: datetime | None = Field(
         description="When a queued run may be claimed: later than now after crashes."
     )
@@ -351,10 +355,16 @@ def _read(session: Session, run: Run) -> RunRead:
 def _read_all(session: Session, runs: Sequence[Run]) -> list[RunRead]:
     positions = queries.queue_positions(session, runs)
     adapters = queries.adapter_ids(session, runs)
-    return [_show(run, positions.get(run.id), adapters.get(run.id)) for run in runs]
+    lacking = queries.lacking_gpus(session, runs)
+    return [
+        _show(run, positions.get(run.id), lacking.get(run.id), adapters.get(run.id))
+        for run in runs
+    ]
 
 
-def _show(run: Run, queue_position: int | None, adapter_id: str | None) -> RunRead:
+def _show(
+    run: Run, queue_position: int | None, waiting_for: str | None, adapter_id: str | None
+) -> RunRead:
     config = RunConfig.model_validate(run.config)
     dataset = Dataset(path=config.dataset_path, rows=run.dataset_rows, sha256=run.dataset_sha256)
     return RunRead(
@@ -369,6 +379,7 @@ def _show(run: Run, queue_position: int | None, adapter_id: str | None) -> RunRe
         pause_requested=run.pause_requested_at is not None,
         priority=run.priority,
         queue_position=queue_position,
+        waiting_for=waiting_for,
         not_before=run.not_before if run.status is RunStatus.QUEUED else None,
         attempt=run.attempt,
         crashes=run.crashes,

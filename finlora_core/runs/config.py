@@ -40,6 +40,11 @@ MAX_SEQUENCE_LEN = 131_072
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama block; Mistral, Qwen and Gemma name theirs the same."""
 
+MAX_GPUS = 16
+"""The most that one machine is built with."""
+
+OPTIMIZERS_OF_8_BITS = ("adamw_bnb_8bit", "paged_adamw_8bit")
+
 ALL_LINEAR = "all-linear"
 CONTRADICTION = "contradiction"
 _SAFE = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -108,6 +113,24 @@ class Profile(StrEnum):
 
     FAITHFUL = "faithful"
     FAST = "fast"
+
+
+class Parallelism(StrEnum):
+    """How one run's training is spread over several GPUs."""
+
+    DDP = "ddp"
+    ZERO1 = "zero1"
+    ZERO2 = "zero2"
+    ZERO3 = "zero3"
+    FSDP = "fsdp"
+
+    @property
+    def is_deepspeed(self) -> bool:
+        return self.value.startswith("zero")
+
+    @property
+    def shards_weights(self) -> bool:
+        return self in (Parallelism.ZERO3, Parallelism.FSDP)
 
 
 class RunConfig(BaseModel):
@@ -196,6 +219,20 @@ class RunConfig(BaseModel):
         "memory for speed.",
     )
 
+    gpus: int = Field(
+        1,
+        ge=1,
+        le=MAX_GPUS,
+        description="How many GPUs of one machine train it together, each with `batch_size` rows "
+        "at once.",
+    )
+    parallelism: Parallelism | None = Field(
+        None,
+        strict=False,
+        description="How several GPUs share the training: each with a whole copy (`ddp`), "
+        "DeepSpeed's ZeRO stages, or `fsdp`. Default: FinLoRA's, `zero1`.",
+    )
+
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
         if self.warmup_steps is not None and self.warmup_ratio is not None:
@@ -210,6 +247,26 @@ class RunConfig(BaseModel):
                 "needs something to validate on: val_set_size above 0 or validation_dataset_path",
             )
         return self
+
+    @model_validator(mode="after")
+    def _gpus_agree(self) -> Self:
+        if self.parallelism is not None and self.gpus == 1:
+            raise _contradiction("parallelism", "needs more than one GPU: give `gpus`, too")
+        spread = self.spread
+        if spread and spread.shards_weights and self.quant_bits == 8:
+            raise _contradiction(
+                "parallelism",
+                f"{spread} spreads the weights over the GPUs, which those of 8 bits do not take: "
+                "use quant_bits 4 or none, or ddp, zero1 or zero2",
+            )
+        if spread is Parallelism.FSDP and self.optimizer in OPTIMIZERS_OF_8_BITS:
+            raise _contradiction("optimizer", f"fsdp does not spread {self.optimizer}'s state")
+        return self
+
+    @property
+    def spread(self) -> Parallelism | None:
+        """How the training is spread; None on one GPU."""
+        return None if self.gpus == 1 else self.parallelism or Parallelism.ZERO1
 
     @property
     def validation_share(self) -> float:

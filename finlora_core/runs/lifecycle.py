@@ -45,6 +45,18 @@ class Order:
     parent_id: str | None = None
 
 
+@dataclass(frozen=True)
+class Gpus:
+    """What a worker may train a run on; a CPU counts as one."""
+
+    seen: int = 1
+    free: int = 1
+    """Of those seen: what no training is on now."""
+
+
+ONE_GPU = Gpus()
+
+
 def create_run(
     session: Session,
     config: RunConfig,
@@ -59,6 +71,7 @@ def create_run(
         **vars(order),
         variant=config.variant,
         base_model=config.base_model,
+        gpus=config.gpus,
         config=config.model_dump(mode="json"),
         config_sha256=config.sha256,
         dataset_rows=dataset.rows,
@@ -103,14 +116,21 @@ def retry_run(
     return create_run(session, config, order, dataset=dataset, validation=validation, now=now)
 
 
-def claim_next(session: Session, *, worker: str, now: datetime, ttl: timedelta) -> Lease | None:
+def claim_next(
+    session: Session, *, worker: str, now: datetime, ttl: timedelta, gpus: Gpus = ONE_GPU
+) -> Lease | None:
     """Start the next attempt of the run whose turn it is, or None.
+
+    A run that needs more GPUs than the worker sees is another worker's. One that needs more
+    than are free has its turn all the same: nobody passes it, or it would wait for ever.
 
     Safe to call any number of times: a Celery message is a hint that work may exist,
     and the row's lock decides who does it.
     """
     for owner in session.scalars(owners_in_turn()).all():
-        run = session.scalars(_first_in_line(owner, now)).first()
+        run = session.scalars(_first_in_line(owner, now, gpus.seen)).first()
+        if run is not None and run.gpus > gpus.free:
+            return None
         if run is not None:
             return _start_attempt(session, run, worker=worker, now=now, ttl=ttl)
     return None
@@ -277,10 +297,13 @@ def mark_unoffered(session: Session, run_id: str) -> None:
 _LOST = AttemptEnd(end=End.LOST, failure=failure(FailureCode.WORKER_LOST))
 
 
-def _first_in_line(owner: str, now: datetime) -> Select[Run]:
+def _first_in_line(owner: str, now: datetime, gpus: int) -> Select[Run]:
     """Locked; a run that somebody else is just taking is passed over."""
     due = select(Run).where(
-        Run.owner == owner, Run.status == RunStatus.QUEUED, Run.not_before <= now
+        Run.owner == owner,
+        Run.status == RunStatus.QUEUED,
+        Run.not_before <= now,
+        Run.gpus <= gpus,
     )
     return due.order_by(*OWN_ORDER).limit(1).with_for_update(skip_locked=True)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from finlora_core.db.models import Adapter, Run, RunAttempt
+from finlora_core.db.models import Adapter, Run, RunAttempt, Worker
 from finlora_core.db.pages import Page, page
 from finlora_core.errors import NotFound
 from finlora_core.runs.status import RunStatus
@@ -43,6 +43,19 @@ def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
     queue = _line().subquery()
     rows = session.execute(select(queue).where(queue.c.id.in_(waiting)))
     return {row.id: row.place for row in rows}
+
+
+def lacking_gpus(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
+    """By id, of those that wait: what none of the workers has; nothing of runs on one GPU."""
+    waiting = [run for run in runs if run.status is RunStatus.QUEUED and run.gpus > 1]
+    if not waiting:
+        return {}
+    most = session.scalar(select(func.max(Worker.gpus))) or 0
+    return {
+        run.id: f"a worker with {run.gpus} GPUs; the largest that is up has {most}"
+        for run in waiting
+        if run.gpus > most
+    }
 
 
 def list_attempts(session: Session, run_id: str) -> Sequence[RunAttempt]:

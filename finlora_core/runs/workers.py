@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 from finlora_core.db.models import Worker
 
 
-def check_in(session: Session, worker: str, host: str, *, now: datetime, since: datetime) -> None:
+def check_in(
+    session: Session, worker: str, host: str, *, gpus: int, now: datetime, since: datetime
+) -> None:
     """Say that the worker is there; forget those not heard of `since`."""
     session.execute(delete(Worker).where(Worker.seen_at < since))
-    session.merge(Worker(id=worker, host=host, seen_at=now))
+    session.merge(Worker(id=worker, host=host, gpus=gpus, seen_at=now))
 
 
 def check_out(session: Session, worker: str) -> None:

@@ -14,11 +14,13 @@ from typing import Any, Self
 
 import yaml
 
-from finlora_core.runs.config import ALL_LINEAR, Profile, PromptFormat, RunConfig
+from finlora_core.runs.config import ALL_LINEAR, Parallelism, Profile, PromptFormat, RunConfig
 from finlora_core.training.base_model import BaseModelFacts, guess_from_name
 from finlora_core.training.files import AttemptFiles
+from finlora_core.training.memory import fits_uncheckpointed
 
 PLUGIN = "worker.axolotl_plugin.FinLoRAPlugin"
+LIGER = "axolotl.integrations.liger.LigerPlugin"
 
 PROMPT = "[INST] {instruction} [/INST]"
 WARMUP_STEPS = 10
@@ -47,6 +49,8 @@ class TrainingInput:
     validation_dataset: str | None = None
     resume_from: str | None = None
     """The folder of a whole checkpoint of the same config and dataset."""
+    gpu_bytes: int | None = None
+    """Memory of each GPU; None on a CPU, and while no worker has the run."""
 
     @classmethod
     def as_written(cls, config: RunConfig, rows: int) -> Self:
@@ -75,10 +79,12 @@ def render(
         **_lora(config),
         **_batches(config),
         **_schedule(config),
+        "gradient_checkpointing": _checkpoints_gradients(config, given),
         **_precision(config, hardware),
+        **_parallelism(config),
         **_rhythm(config, given.dataset_rows),
         "seed": config.seed,
-        "plugins": [PLUGIN],
+        **_plugins(config, hardware),
         **({"resume_from_checkpoint": given.resume_from} if given.resume_from else {}),
     }
 
@@ -104,9 +110,10 @@ def profile_changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def steps_per_epoch(config: RunConfig, rows: int) -> int:
-    """Optimizer steps on one device, from the rows left after validation, unpacked."""
+    """Optimizer steps, from the rows left after validation, unpacked."""
     training_rows = max(1, rows - ceil(rows * config.validation_share))
-    return max(1, ceil(training_rows / (config.batch_size * config.gradient_accumulation_steps)))
+    rows_a_step = config.batch_size * config.gradient_accumulation_steps * config.gpus
+    return max(1, ceil(training_rows / rows_a_step))
 
 
 def total_steps(config: RunConfig, rows: int) -> int:
@@ -220,8 +227,15 @@ def _schedule(config: RunConfig) -> dict[str, Any]:
         "lr_scheduler": config.lr_scheduler,
         **_warmup(config),
         "weight_decay": config.weight_decay,
-        "gradient_checkpointing": True,
     }
+
+
+def _checkpoints_gradients(config: RunConfig, given: TrainingInput) -> bool:
+    """As FinLoRA does; `fast` does without where the GPU is known to have the memory."""
+    shape, gpu = given.model.shape, given.gpu_bytes
+    if config.profile is Profile.FAITHFUL or shape is None or gpu is None:
+        return True
+    return not fits_uncheckpointed(shape, config, gpu)
 
 
 def _warmup(config: RunConfig) -> dict[str, Any]:
@@ -247,13 +261,26 @@ def _rhythm(config: RunConfig, rows: int) -> dict[str, Any]:
     }
 
 
+def _plugins(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
+    """Liger's kernels are Triton's, for GPUs only. Not its gated layer: Axolotl's own kernel for
+    LoRA takes that place."""
+    if config.profile is Profile.FAITHFUL or hardware is Hardware.CPU:
+        return {"plugins": [PLUGIN]}
+    return {
+        "plugins": [LIGER, PLUGIN],
+        "liger_rope": True,
+        "liger_rms_norm": True,
+        "liger_fused_linear_cross_entropy": True,
+    }
+
+
 def _precision(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     """FinLoRA's values on a GPU. On a CPU: float32, torch's own AdamW, no Triton kernels
     (Axolotl turns those on by itself and then asks CUDA for a stream)."""
     attention = {"sdp_attention": True} if config.profile is Profile.FAST else {}
     if hardware is Hardware.CUDA:
         return {
-            "optimizer": config.optimizer or _GPU_OPTIMIZER[config.quant_bits],
+            "optimizer": config.optimizer or _gpu_optimizer(config),
             "bf16": "auto",
             "tf32": False,
             "flash_attention": False,
@@ -273,6 +300,31 @@ def _precision(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         "dataloader_pin_memory": False,
     }
 
+
+def _gpu_optimizer(config: RunConfig) -> str:
+    """FinLoRA's, but with FSDP, which does not spread the state of optimizers of 8 bits."""
+    return _GPU_OPTIMIZER[None if config.spread is Parallelism.FSDP else config.quant_bits]
+
+
+def _parallelism(config: RunConfig) -> dict[str, Any]:
+    """`ddp` needs no word: several processes that are told nothing else train so."""
+    if config.spread is None or config.spread is Parallelism.DDP:
+        return {}
+    if config.spread.is_deepspeed:
+        return {"deepspeed": str(DEEPSPEED / f"{config.spread}.json")}
+    return {"fsdp_version": 2, "fsdp_config": dict(_FSDP)}
+
+
+DEEPSPEED = Path(__file__).parent / "deepspeed"
+"""One file for each ZeRO stage: Axolotl's package has none of those that FinLoRA names."""
+
+_FSDP = {
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # at the layers that the model names itself
+    "reshard_after_forward": True,
+    "offload_params": False,
+    "cpu_ram_efficient_loading": False,  # Axolotl refuses it for 4 bits
+    "state_dict_type": "FULL_STATE_DICT",  # checkpoints hold the adapter whole
+}
 
 CPU_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor")
 """Those that need no GPU."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finlora_core.errors import BaseModelUnreadable
+from finlora_core.training.memory import ModelShape
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -33,6 +34,8 @@ class BaseModelFacts:
     pad_token: str | None = None
     """What to pad with, a token of the vocabulary; None where the tokenizer names its own."""
     has_chat_template: bool = True
+    shape: ModelShape | None = None
+    """None where the files do not tell."""
 
 
 def guess_from_name(name: str) -> BaseModelFacts:
@@ -61,7 +64,27 @@ def read_base_model(folder: Path) -> BaseModelFacts:
         pad_token=_padding(settings, tokens, is_llama_3=is_llama_3),
         has_chat_template=bool(settings.get("chat_template"))
         or (folder / CHAT_TEMPLATE).is_file(),
+        shape=_shape(config, folder),
     )
+
+
+def _shape(config: Mapping[str, Any], folder: Path) -> ModelShape | None:
+    """From config.json, and from the size of the weights, which lie there in 16 bits."""
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    try:
+        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        width = config.get("head_dim") or hidden // heads
+        shape = ModelShape(
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            intermediate=int(config["intermediate_size"]),
+            key_value=int(width * (config.get("num_key_value_heads") or heads)),
+            vocabulary=int(config["vocab_size"]),
+            parameters=weights // 2,
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return shape if weights else None
 
 
 def _padding(settings: Mapping[str, Any], tokens: set[str], *, is_llama_3: bool) -> str | None:

@@ -39,7 +39,13 @@ MAX_JSON_BYTES = 100_000_000
 """The safetensors format's own limit for its header; no other JSON here comes near it."""
 
 _WEIGHTS, _STATE = "adapter_model.safetensors", "trainer_state.json"
-_ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
+_ARCHIVES = (
+    ("optimizer.pt", "optimizer.bin", "global_step*/*_optim_states.pt"),
+    ("scheduler.pt",),
+    ("rng_state*.pth",),
+)
+"""One or more of each: of one process or several, with FSDP, with DeepSpeed."""
+
 _FOLDERS = re.compile(r"attempt-(\d+)/checkpoint-(\d+)", re.ASCII)
 _NOT_AN_ARCHIVE = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error)
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EIO}
@@ -144,7 +150,7 @@ def _is_whole(folder: Path, step: int) -> bool:
     files = _plain_files(folder)
     if files is None or not {_WEIGHTS, "adapter_config.json", _STATE} <= files.keys():
         return False
-    archives = [list(folder.glob(pattern)) for pattern in _ARCHIVES]
+    archives = [[path for name in names for path in folder.glob(name)] for names in _ARCHIVES]
     return (
         all(archives)
         and all(_is_archive(path) for paths in archives for path in paths)
@@ -155,13 +161,15 @@ def _is_whole(folder: Path, step: int) -> bool:
 
 
 def _plain_files(folder: Path) -> dict[str, int] | None:
-    """The size of each file; None when there is anything but plain files in a plain folder."""
+    """The size of each file; None when there is anything but plain files in plain folders."""
     if not all(stat.S_ISDIR(path.lstat().st_mode) for path in (folder.parent, folder)):
         return None
-    found = {entry.name: entry.lstat() for entry in folder.iterdir() if entry.name != MARKER}
-    if not all(stat.S_ISREG(status.st_mode) for status in found.values()):
+    found = {str(entry.relative_to(folder)): entry.lstat() for entry in folder.rglob("*")}
+    found.pop(MARKER, None)
+    files = {name: status for name, status in found.items() if not stat.S_ISDIR(status.st_mode)}
+    if not all(stat.S_ISREG(status.st_mode) for status in files.values()):
         return None
-    return {name: status.st_size for name, status in found.items()}
+    return {name: status.st_size for name, status in files.items()}
 
 
 def _is_archive(path: Path) -> bool:
@@ -206,7 +214,8 @@ def _mark(folder: Path, kept: Checkpoint, lineage: Lineage) -> None:
         file.write(content + "\n")
         file.flush()
         os.fsync(file.fileno())
-    _sync(folder)
+    for parent in {(folder / name).parent for name in files} | {folder}:
+        _sync(parent)
 
 
 def _describe(path: Path, *, sync: bool = True) -> dict[str, Any]:

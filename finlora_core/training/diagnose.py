@@ -22,6 +22,7 @@ class FailureCode(StrEnum):
     BASE_MODEL_UNREADABLE = "base_model_unreadable"
     NO_CHAT_TEMPLATE = "no_chat_template"
     OPTIMIZER_NEEDS_GPU = "optimizer_needs_gpu"
+    DEEPSPEED_NOT_INSTALLED = "deepspeed_not_installed"
     GATED_MODEL = "gated_model"
     DATASET_CHANGED = "dataset_changed"
     DATASET_UNREADABLE = "dataset_unreadable"
@@ -35,6 +36,7 @@ class FailureCode(StrEnum):
     INSUFFICIENT_DISK = "insufficient_disk"
     DISK_FULL = "disk_full"
     QUANTIZATION_NOT_APPLIED = "quantization_not_applied"
+    PARALLELISM_NOT_APPLIED = "parallelism_not_applied"
     LOSS_NOT_FINITE = "loss_not_finite"
     INVALID_ADAPTER = "invalid_adapter"
     TRAINING_ERROR = "training_error"
@@ -64,6 +66,8 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         "or alpaca.",
         FailureCode.OPTIMIZER_NEEDS_GPU: "The optimizer that the run asks for needs a GPU, and "
         "this worker has none. Leave 'optimizer' out, or take one that a CPU can do.",
+        FailureCode.DEEPSPEED_NOT_INSTALLED: "The run's `parallelism` is one of DeepSpeed's, which"
+        " the worker lacks. Install the extra `deepspeed` there, or post with `ddp` or `fsdp`.",
         FailureCode.GATED_MODEL: "The hub gives this base model only to those who accepted its "
         "licence. Accept it on the model's page and set FINLORA_HF_TOKEN, or put the model into "
         "<models folder>/<org>/<model>.",
@@ -93,6 +97,8 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         "and the adapters folder, then POST /runs/{id}/retry: it goes on from its checkpoint.",
         FailureCode.QUANTIZATION_NOT_APPLIED: "The run asked for a quantised base, but the loaded "
         "model has no quantised layers. This is a fault of the installation, not of the config.",
+        FailureCode.PARALLELISM_NOT_APPLIED: "The GPUs do not share the training as the run asked "
+        "for. This is a fault of the installation, not of the config.",
         FailureCode.LOSS_NOT_FINITE: "The loss became NaN or infinite. Lower learning_rate, "
         "typically to a tenth, and look for empty targets in the dataset.",
         FailureCode.INVALID_ADAPTER: "Training ended, but what it left is not a sound adapter.",

@@ -79,8 +79,8 @@ def traits_of(plan: Plan, number: int) -> Traits:
     return KINDS[plan.kind](plan.seed, number)
 
 
-def train_command(plan: Plan) -> Callable[[AttemptFiles], Sequence[str]]:
-    def command(files: AttemptFiles) -> Sequence[str]:
+def train_command(plan: Plan) -> Callable[[AttemptFiles, int], Sequence[str]]:
+    def command(files: AttemptFiles, processes: int) -> Sequence[str]:
         traits = asdict(traits_of(plan, run_seed(files.config)))
         shared = {"oracle": plan.oracle, "adapter": plan.adapter, "templates": plan.templates}
         given = json.dumps({**traits, **shared})

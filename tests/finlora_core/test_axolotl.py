@@ -1,5 +1,6 @@
 """What Axolotl is told: FinLoRA's values, and no key that Axolotl does not know."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from pydantic import BaseModel
 
 from finlora_core.runs.config import RunConfig
 from finlora_core.training.axolotl import (
+    DEEPSPEED,
+    LIGER,
     PLUGIN,
     Hardware,
     TrainingInput,
@@ -21,6 +24,7 @@ from finlora_core.training.axolotl import (
 )
 from finlora_core.training.base_model import BaseModelFacts
 from finlora_core.training.files import AttemptFiles
+from tests.finlora_core.test_memory import LLAMA_8B
 
 FILES = AttemptFiles(Path("/runs/run_1/attempt-1"))
 LLAMA_3 = BaseModelFacts(is_llama_3=True, pad_token="<|end_of_text|>")
@@ -273,6 +277,33 @@ KEYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "eval_sample_packing": False,
             "pad_to_sequence_len": True,
             "sdp_attention": True,
+            "plugins": [LIGER, PLUGIN],
+            "liger_rope": True,
+            "liger_rms_norm": True,
+            "liger_fused_linear_cross_entropy": True,
+        },
+    ),
+    ({"gpus": 4}, {"deepspeed": str(DEEPSPEED / "zero1.json"), "logging_steps": 1}),
+    ({"gpus": 4, "parallelism": "ddp"}, {"logging_steps": 1}),
+    *(
+        (
+            {"gpus": 2, "parallelism": stage},
+            {"deepspeed": str(DEEPSPEED / f"{stage}.json"), "logging_steps": 2},
+        )
+        for stage in ("zero2", "zero3")
+    ),
+    (
+        {"gpus": 2, "parallelism": "fsdp"},
+        {
+            "fsdp_version": 2,
+            "fsdp_config": {
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "reshard_after_forward": True,
+                "offload_params": False,
+                "cpu_ram_efficient_loading": False,
+                "state_dict_type": "FULL_STATE_DICT",
+            },
+            "logging_steps": 2,
         },
     ),
 ]
@@ -296,7 +327,38 @@ def test_the_fast_profile_says_what_it_changes() -> None:
         "eval_sample_packing": (None, False),
         "pad_to_sequence_len": (False, True),
         "sdp_attention": (None, True),
+        "plugins": ([PLUGIN], [LIGER, PLUGIN]),
+        "liger_rope": (None, True),
+        "liger_rms_norm": (None, True),
+        "liger_fused_linear_cross_entropy": (None, True),
     }
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_zero_stage_has_its_file(stage: int) -> None:
+    content = json.loads((DEEPSPEED / f"zero{stage}.json").read_text())
+    assert content["zero_optimization"]["stage"] == stage
+    assert content["train_micro_batch_size_per_gpu"] == "auto"  # else it would overrule the run's
+
+
+def test_fsdp_takes_no_optimizer_of_8_bits() -> None:
+    keys: dict[str, Any] = {"quant_bits": 4, "gpus": 2}
+    assert rendered(**keys)["optimizer"] == "paged_adamw_8bit"
+    assert rendered(**keys, parallelism="fsdp")["optimizer"] == "adamw_torch_fused"
+
+
+@pytest.mark.parametrize(
+    ("profile", "gpu_gib", "checkpoints"),
+    [("fast", 80, False), ("fast", 24, True), ("fast", None, True), ("faithful", 80, True)],
+)
+def test_only_fast_keeps_activations_and_only_where_they_are_known_to_fit(
+    profile: str, gpu_gib: int | None, checkpoints: bool
+) -> None:
+    model = replace(LLAMA_3, shape=LLAMA_8B)
+    given = replace(GIVEN, model=model, gpu_bytes=gpu_gib and gpu_gib * 2**30)
+    run = config(profile=profile, quant_bits=4, batch_size=1)
+    found = render(run, given, FILES, Hardware.CUDA)
+    assert found["gradient_checkpointing"] is checkpoints
 
 
 def test_a_dataset_of_its_own_to_validate_on_takes_no_rows_from_training() -> None:
@@ -325,13 +387,14 @@ def test_no_run_can_change_what_the_next_one_gets() -> None:
 @pytest.mark.filterwarnings("default")
 def test_axolotl_knows_every_key_it_is_given() -> None:
     pytest.importorskip("axolotl", reason="needs the extra `train`")
+    from axolotl.integrations.liger.args import LigerArgs
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from axolotl.utils.schemas.datasets import SFTDataset, UserDefinedPrompterType
 
     keys = {key for hardware in Hardware for key in rendered(hardware)} | {RESUME}
     keys |= {key for _, changed in KEYS for key in changed} | {"test_datasets"}
     dataset = rendered()["datasets"][0]
-    assert keys - _keys_of(AxolotlInputConfig) == set()
+    assert keys - _keys_of(AxolotlInputConfig) - _keys_of(LigerArgs) == set()
     assert dataset.keys() - _keys_of(SFTDataset) == set()
     assert dataset["type"].keys() - _keys_of(UserDefinedPrompterType) == set()
 

@@ -55,6 +55,54 @@ def saved(run: RunFiles, step: int, attempt: int = 1) -> Path:
     return folder
 
 
+OF_SEVERAL_PROCESSES = {
+    "ddp": ("optimizer.pt", "rng_state_0.pth", "rng_state_1.pth"),
+    "fsdp": ("optimizer.bin", "rng_state_0.pth", "rng_state_1.pth"),
+    "deepspeed": (
+        "global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "global_step5/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    ),
+}
+
+
+def saved_by(parallelism: str, run: RunFiles, step: int) -> Path:
+    folder = saved(run, step)
+    archive = (folder / "optimizer.pt").read_bytes()
+    for name in ("optimizer.pt", "rng_state.pth"):
+        (folder / name).unlink()
+    for name in OF_SEVERAL_PROCESSES[parallelism]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(archive)
+    return folder
+
+
+@pytest.mark.parametrize("parallelism", OF_SEVERAL_PROCESSES)
+def test_a_checkpoint_of_several_processes_is_kept_whole(run: RunFiles, parallelism: str) -> None:
+    saved_by(parallelism, run, 5)
+    assert keep(run, 1, LINEAGE, 5)
+    found = newest(run, LINEAGE)
+    assert found is not None
+    assert all((found.path / name).is_file() for name in OF_SEVERAL_PROCESSES[parallelism])
+
+
+@pytest.mark.parametrize("parallelism", OF_SEVERAL_PROCESSES)
+def test_no_process_may_have_left_half_of_its_part(run: RunFiles, parallelism: str) -> None:
+    folder = saved_by(parallelism, run, 5)
+    cut(folder / OF_SEVERAL_PROCESSES[parallelism][0])
+    assert keep(run, 1, LINEAGE, 5) is None
+
+
+def test_damage_in_a_folder_of_a_checkpoint_is_found(run: RunFiles) -> None:
+    saved_by("deepspeed", run, 5)
+    checkpoint = keep(run, 1, LINEAGE, 5)
+    assert checkpoint is not None
+    path = checkpoint.path / OF_SEVERAL_PROCESSES["deepspeed"][0]
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert newest(run, LINEAGE) is None
+
+
 def keep_and_prune(run: RunFiles, attempt: int, lineage: Lineage, step: int) -> Checkpoint | None:
     """What a supervisor that has the lease does."""
     checkpoint = keep(run, attempt, lineage, step)
@@ -188,8 +236,10 @@ def link_the_folder_above(folder: Path, elsewhere: Path) -> None:
     folder.parent.symlink_to(elsewhere)
 
 
-def put_a_folder_inside(folder: Path, elsewhere: Path) -> None:
+def put_a_folder_with_a_link_inside(folder: Path, elsewhere: Path) -> None:
+    elsewhere.write_text("mine")
     (folder / "global_step120").mkdir()
+    (folder / "global_step120" / "states.pt").symlink_to(elsewhere)
 
 
 def put_a_pipe_inside(folder: Path, elsewhere: Path) -> None:
@@ -203,7 +253,7 @@ def put_a_pipe_inside(folder: Path, elsewhere: Path) -> None:
         link_an_extra_file,
         link_the_folder,
         link_the_folder_above,
-        put_a_folder_inside,
+        put_a_folder_with_a_link_inside,
         put_a_pipe_inside,
     ],
 )

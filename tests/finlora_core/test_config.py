@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from finlora_core.errors import KeyProblem
-from finlora_core.runs.config import RunConfig, RunRequest, explain
+from finlora_core.runs.config import Parallelism, RunConfig, RunRequest, explain
 
 LEAST: dict[str, Any] = {
     "base_model": "meta-llama/Llama-3.1-8B-Instruct",
@@ -58,6 +58,8 @@ def test_what_is_left_out_takes_finloras_value() -> None:
         "weight_decay": 0.0,
         "optimizer": None,
         "profile": "faithful",
+        "gpus": 1,
+        "parallelism": None,
     }
 
 
@@ -284,6 +286,14 @@ def test_layers_are_named_from_a_list_or_refused_with_it(modules: object) -> Non
             "early_stopping_patience",
             "needs something to validate on",
         ),
+        ({"parallelism": "ddp"}, "parallelism", "more than one GPU"),
+        ({"gpus": 2, "parallelism": "zero3", "quant_bits": 8}, "parallelism", "quant_bits 4"),
+        ({"gpus": 2, "parallelism": "fsdp", "quant_bits": 8}, "parallelism", "zero2"),
+        (
+            {"gpus": 2, "parallelism": "fsdp", "optimizer": "paged_adamw_8bit"},
+            "optimizer",
+            "does not spread",
+        ),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(
@@ -292,6 +302,12 @@ def test_keys_that_contradict_each_other_are_refused(
     (problem,) = problems(**keys)
     assert (problem.key, problem.code) == (named, "invalid_value")
     assert said in problem.message
+
+
+def test_several_gpus_share_a_training_as_finloras_script_has_it_unless_told_otherwise() -> None:
+    assert config().spread is None
+    assert config(gpus=4).spread is Parallelism.ZERO1
+    assert config(gpus=4, parallelism="ddp").spread is Parallelism.DDP
 
 
 def test_a_run_validates_on_finloras_share_unless_it_has_a_dataset_for_that() -> None:

@@ -112,7 +112,7 @@ def bench_with(settings: Settings, sqlite: Database, tmp_path: Path) -> BenchWit
             store=AdapterStore(settings.adapters),
             hardware=Hardware.CPU,
             owner="test",
-            train_command=lambda files: [sys.executable, str(script)],
+            train_command=lambda files, processes: [sys.executable, str(script)],
         )
 
     return build

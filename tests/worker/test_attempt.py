@@ -387,9 +387,9 @@ def test_an_outage_between_two_phases_is_not_worth_a_training(
     database = _Unreliable(sqlite.engine)
     bench = bench_with(GOOD)
 
-    def go_away_and_train(files: AttemptFiles) -> Sequence[str]:
+    def go_away_and_train(files: AttemptFiles, processes: int) -> Sequence[str]:
         database.refusals = 1  # of the word that publishing has begun
-        return bench.train_command(files)
+        return bench.train_command(files, processes)
 
     quiet = bench.settings.model_copy(update={"heartbeat_seconds": 15})
     away = replace(bench, database=database, settings=quiet, train_command=go_away_and_train)

@@ -365,12 +365,23 @@ def test_a_run_whose_lock_is_held_is_left_to_its_lease(
 def test_a_worker_whose_gpu_is_in_use_claims_nothing(
     bench_with: BenchWith, run_id: str, seen: Seen
 ) -> None:
-    bench = replace(bench_with("train(3)"), gpu="GPU-1")
+    bench = replace(bench_with("train(3)"), gpus=["GPU-1"])
     with hold(bench.settings.home_dir / "locks" / "GPU-1"):
         work_until_idle(bench)
         assert (seen().status, seen().attempt) == (RunStatus.QUEUED, 0)
     work_until_idle(bench)
     assert seen().status is RunStatus.SUCCEEDED
+
+
+def test_a_run_takes_the_gpus_that_are_free_and_as_many_as_it_asks_for(
+    bench_with: BenchWith, run_id: str, seen: Seen, settings: Settings
+) -> None:
+    see = "(root.parent / 'gpus.txt').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\ntrain(3)"
+    bench = replace(bench_with(see), gpus=["GPU-1", "GPU-2", "GPU-3"])
+    with hold(bench.gpu_lock("GPU-1")):
+        work_until_idle(bench)
+    assert seen().status is RunStatus.SUCCEEDED
+    assert (settings.runs / run_id / "gpus.txt").read_text() == "GPU-2"
 
 
 def dead_worker() -> str:
@@ -457,7 +468,7 @@ def test_who_has_lost_the_lease_takes_no_checkpoint_away(
 def train_without_a_supervisor(bench: Bench, run_id: str) -> None:
     files = RunFiles.of(bench.settings.runs, run_id).attempt(1)
     files.create()
-    subprocess.run(bench.train_command(files), env={ATTEMPT_DIR: str(files.root)}, check=True)
+    subprocess.run(bench.train_command(files, 1), env={ATTEMPT_DIR: str(files.root)}, check=True)
 
 
 def test_sqlite_refuses_workers_on_two_hosts(bench_with: BenchWith, sqlite: Database) -> None:

@@ -43,6 +43,7 @@ def attempt(settings: Settings, base: Path) -> Attempt:
         dataset_sha256="d" * 64,
         dataset_rows=40,
         validation_sha256=None,
+        gpus=(),
         seconds_left=float("inf"),
         run_files=RunFiles.of(settings.runs, "run_1"),
         ancestors=(),

@@ -48,9 +48,9 @@ def model(settings: object, tiny_base: Path, tmp_path: Path) -> Path:
 def with_axolotl(bench: Bench, edit: EditYaml = str) -> Bench:
     """The real trainer, on a YAML that somebody has changed first."""
 
-    def command(files: AttemptFiles) -> Sequence[str]:
+    def command(files: AttemptFiles, processes: int) -> Sequence[str]:
         files.config.write_text(edit(files.config.read_text()))
-        return axolotl_command(files)
+        return axolotl_command(files, processes)
 
     return replace(bench, train_command=command)
 
@@ -125,7 +125,7 @@ class Trainings:
         with TemporaryDirectory() as temporary, files.log.open("wb") as log:
             env = trainer_environment(files, temporary, checkpoint_seconds=seconds)
             process = subprocess.Popen(
-                axolotl_command(files), stdout=log, stderr=log, cwd=files.cwd, env=dict(env)
+                axolotl_command(files, 1), stdout=log, stderr=log, cwd=files.cwd, env=dict(env)
             )
             try:
                 yield process

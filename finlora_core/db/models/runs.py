@@ -63,6 +63,8 @@ class Run(Listed, Base):
     """Of the dataset to validate on, where that is one of its own."""
     priority: Mapped[int] = mapped_column(default=0)
     """Among its owner's runs: higher goes first."""
+    gpus: Mapped[int] = mapped_column(default=1)
+    """Of one machine, that train it together."""
     time_limit_seconds: Mapped[float | None]
     """Of all attempts together."""
 
@@ -142,6 +144,8 @@ class Worker(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     """One a machine, whatever its containers are called."""
+    gpus: Mapped[int] = mapped_column(default=1)
+    """How many it may use for one run; 1 on a CPU."""
     seen_at: Mapped[datetime]
 
 
