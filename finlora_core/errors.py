@@ -4,6 +4,7 @@ FinLoRAError
 ├── NotFound             the named thing does not exist
 ├── Conflict             it exists, but its state forbids the request
 │   ├── IllegalTransition
+│   ├── IdempotencyConflict  the key was used for another request
 │   └── LeaseLost        another attempt owns this run now
 ├── Gone                 it is listed, but what it stands for is not there any more
 │   ├── AdapterFilesMissing
@@ -58,6 +59,10 @@ class Conflict(FinLoRAError):
 
 class IllegalTransition(Conflict):
     code = "illegal_transition"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
 
 
 class LeaseLost(Conflict):

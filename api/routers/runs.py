@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
+from api.idempotency import OnceDep
 from api.queue import WorkerQueue
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.datasets.check import DatasetFacts
 from finlora_core.datasets.locate import locate_dataset
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
+from finlora_core.idempotency import Made
 from finlora_core.runs import journal, lifecycle, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
@@ -158,6 +160,7 @@ def create_run(
     db: DatabaseDep,
     queue: QueueDep,
     datasets: DatasetsDep,
+    once: OnceDep,
 ) -> RunRead:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
     data = _data(request, settings, datasets)
@@ -168,11 +171,13 @@ def create_run(
     )
     with db.transaction() as session:
         at = now(session)
-        run = lifecycle.create_run(session, request.config, order, **data, now=at)
-        read = _read(session, run)
-    _offer(db, queue, run.id)
-    response.headers["Location"] = f"/runs/{run.id}"
-    return read
+
+        def create() -> str:
+            return lifecycle.create_run(session, request.config, order, **data, now=at).id
+
+        made = once.make(session, order.owner, create, now=at)
+        read = _read(session, queries.get_run(session, made.id))
+    return _made(response, db, queue, made, read)
 
 
 @router.get("", operation_id="list_runs")
@@ -253,19 +258,23 @@ def retry_run(
     db: DatabaseDep,
     queue: QueueDep,
     datasets: DatasetsDep,
+    once: OnceDep,
 ) -> RunRead:
     """A new run of the same config, for one that failed or was cancelled.
 
     It goes on from the old run's newest checkpoint, if the dataset is still the same."""
     with db.reading() as session:
-        config = RunConfig.model_validate(queries.get_run(session, run_id).config)
-    data = _data(config, settings, datasets)
+        parent = queries.get_run(session, run_id)
+    data = _data(RunConfig.model_validate(parent.config), settings, datasets)
     with db.transaction() as session:
-        run = lifecycle.retry_run(session, run_id, **data, now=now(session))
-        read = _read(session, run)
-    _offer(db, queue, run.id)
-    response.headers["Location"] = f"/runs/{run.id}"
-    return read
+        at = now(session)
+
+        def retry() -> str:
+            return lifecycle.retry_run(session, run_id, **data, now=at).id
+
+        made = once.make(session, parent.owner, retry, now=at)
+        read = _read(session, queries.get_run(session, made.id))
+    return _made(response, db, queue, made, read)
 
 
 @router.get("/{run_id}/attempts", operation_id="list_attempts", responses=responses(404))
@@ -339,6 +348,16 @@ def _data(config: RunConfig, settings: Settings, datasets: DatasetChecker) -> _D
     return _Data(
         dataset=facts(config.dataset_path), validation=facts(validation) if validation else None
     )
+
+
+def _made(
+    response: Response, db: Database, queue: WorkerQueue, made: Made, read: RunRead
+) -> RunRead:
+    """After the commit: the answer to a POST that has made a run, or did so before."""
+    if made.is_new:
+        _offer(db, queue, made.id)
+    response.headers["Location"] = f"/runs/{made.id}"
+    return read
 
 
 def _offer(db: Database, queue: WorkerQueue, run_id: str) -> None:

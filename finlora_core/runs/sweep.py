@@ -23,6 +23,7 @@ from finlora_core.adapters.stable import link_newest
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
+from finlora_core.idempotency import forget_old
 from finlora_core.runs.status import RunStatus
 from finlora_core.settings import Settings
 from finlora_core.training.files import RunFiles
@@ -53,6 +54,8 @@ def sweep(database: Database, store: AdapterStore, settings: Settings) -> None:
     _sweep_imports(database, store, settings.sweep_grace_seconds)
     _mend_links(database, store)
     _sweep_runs(database, settings)
+    with database.transaction() as session:
+        forget_old(session, now=now(session))
 
 
 def _sweep_versions(database: Database, store: AdapterStore, grace: float) -> None:

@@ -2,6 +2,16 @@
 
 from finlora_core.db.models.adapters import Adapter
 from finlora_core.db.models.base import Base
+from finlora_core.db.models.idempotency import IdempotencyKey
 from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
 
-__all__ = ["Adapter", "Base", "LogChunk", "MetricPoint", "Run", "RunAttempt", "Worker"]
+__all__ = [
+    "Adapter",
+    "Base",
+    "IdempotencyKey",
+    "LogChunk",
+    "MetricPoint",
+    "Run",
+    "RunAttempt",
+    "Worker",
+]
