@@ -7,8 +7,12 @@ from fastapi import Depends, Request
 from api.queue import WorkerQueue
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
+from finlora_core.datasets.files import DatasetFiles
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
+
+LOCAL = "local"
+"""The owner of everything while there are no keys."""
 
 
 def _settings(request: Request) -> Settings:
@@ -36,8 +40,14 @@ def _datasets(request: Request) -> DatasetChecker:
     return datasets
 
 
+def _dataset_files(request: Request) -> DatasetFiles:
+    settings: Settings = request.app.state.settings
+    return DatasetFiles(settings.uploads)
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 QueueDep = Annotated[WorkerQueue, Depends(_queue)]
 StoreDep = Annotated[AdapterStore, Depends(_store)]
 DatasetsDep = Annotated[DatasetChecker, Depends(_datasets)]
+DatasetFilesDep = Annotated[DatasetFiles, Depends(_dataset_files)]

@@ -20,10 +20,13 @@ from finlora_core.errors import (
     Conflict,
     FinLoRAError,
     Gone,
+    InsufficientStorage,
     Invalid,
     KeyProblem,
+    MalformedBody,
     NotFound,
     Unavailable,
+    UploadTooLarge,
 )
 from finlora_core.runs.config import explain
 
@@ -33,7 +36,10 @@ STATUS: dict[type[FinLoRAError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
     Gone: HTTPStatus.GONE,
+    MalformedBody: HTTPStatus.BAD_REQUEST,
+    UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InsufficientStorage: HTTPStatus.INSUFFICIENT_STORAGE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

@@ -9,7 +9,7 @@ from fastapi_offline import FastAPIOffline
 
 from api.errors import describe_problems, install_error_handlers
 from api.queue import WorkerQueue
-from api.routers import adapters, health, runs
+from api.routers import adapters, datasets, health, runs
 from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
@@ -58,7 +58,7 @@ def create_app(
     app.state.store = store
     app.state.datasets = DatasetChecker()
     install_error_handlers(app)
-    for router in (runs.router, adapters.router, health.router):
+    for router in (runs.router, datasets.router, adapters.router, health.router):
         app.include_router(router)
     describe_problems(app)
     return app

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.errors import problem
+from api.errors import problem, responses
 
 MAX_SPANS = 16
 """Whoever asks for more pieces gets the whole: they may cost more than they save."""
@@ -59,6 +60,17 @@ def respond(request: Request, content: Content) -> Response:
         headers |= {"Content-Range": _content_range(spans[0], content.size)}
         return _send(request, content, 206, headers, spans)
     return _send_several(request, content, headers, spans)
+
+
+def content_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """What `respond` may answer, for a route's OpenAPI entry."""
+    body = {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
+    return {
+        200: {**body, "description": "The whole of it."},
+        206: {**body, "description": "The bytes that `Range` asked for."},
+        304: {"description": "It is what `If-None-Match` names."},
+        **responses(404, 410, 416),
+    }
 
 
 def requested(header: str, size: int) -> Sequence[Span] | None:

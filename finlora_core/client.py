@@ -17,6 +17,9 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 PATIENCE = 60.0
 """Seconds a service may be away while a run is followed: it may be starting again."""
 
+UPLOAD_SECONDS = 600.0
+"""How long the service may take to check what was uploaded."""
+
 _AWAY = (502, 503, 504)
 
 
@@ -93,6 +96,22 @@ class Client:
         while (page := self._json("GET", path, params={"after": after}))["data"]:
             yield from page["data"]
             after = page["next_after"]
+
+    def upload_dataset(self, file: Path, prompt_format: str | None = None) -> dict[str, Any]:
+        """Streamed; the answer comes when the service has read every line."""
+        fields = {"prompt_format": prompt_format} if prompt_format else {}
+        with file.open("rb") as content:
+            files = {"file": (file.name, content)}
+            return self._json(
+                "POST", "/datasets", files=files, data=fields, timeout=UPLOAD_SECONDS
+            )
+
+    def list_datasets(self, **filters: Any) -> list[dict[str, Any]]:
+        """One page, the newest first."""
+        return self._page("/datasets", filters)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        self._request("DELETE", f"/datasets/{dataset_id}")
 
     def list_adapters(self, **filters: Any) -> list[dict[str, Any]]:
         """One page, the newest first."""

@@ -8,9 +8,13 @@ FinLoRAError
 │   └── LeaseLost        another attempt owns this run now
 ├── Gone                 it is listed, but what it stands for is not there any more
 │   ├── AdapterFilesMissing
+│   ├── DatasetFileMissing
 │   └── AdapterDamaged   its files are not what was published any more
+├── MalformedBody        the body is not what its Content-Type says
+├── UploadTooLarge       more bytes than the server takes
 ├── Invalid              the request is well-formed but cannot be trained
-│   ├── DatasetNotFound  no such file inside the dataset roots
+│   ├── InvalidRequest   keys are wrong, each named in `problems`
+│   ├── DatasetNotFound  no such file inside the dataset roots, no such upload
 │   ├── InvalidDataset   the file is there, a line of it cannot be used
 │   ├── InvalidConfigFile  a file of run configs that cannot be read, or a wrong key in it
 │   ├── UnknownName      there is no run or adapter of this name
@@ -20,6 +24,7 @@ FinLoRAError
 ├── BaseModelUnreadable  the base model's folder lacks a file, or one is damaged
 ├── InvalidAdapter       what training left, or somebody imports, is not a sound adapter
 └── Unavailable          a dependency is down; the same request may work later
+    └── InsufficientStorage  the disk is full
 
 `code` is part of the public API (docs/errors.md); the message is for people.
 """
@@ -65,6 +70,10 @@ class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 
 
+class DatasetInUse(Conflict):
+    code = "dataset_in_use"
+
+
 class LeaseLost(Conflict):
     code = "lease_lost"
 
@@ -77,28 +86,48 @@ class AdapterFilesMissing(Gone):
     code = "adapter_files_missing"
 
 
+class DatasetFileMissing(Gone):
+    code = "dataset_file_missing"
+
+
 class AdapterDamaged(Gone):
     code = "corrupt"
+
+
+class MalformedBody(FinLoRAError):
+    code = "malformed_body"
+
+
+class UploadTooLarge(FinLoRAError):
+    code = "upload_too_large"
 
 
 class Invalid(FinLoRAError):
     code = "invalid"
 
 
+class InvalidRequest(Invalid):
+    code = "invalid_request"
+
+    def __init__(self, *problems: KeyProblem) -> None:
+        super().__init__("; ".join(f"{each.key}: {each.message}" for each in problems))
+        self.problems = problems
+
+
 class DatasetNotFound(Invalid):
     code = "dataset_not_found"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, key: str = "dataset_path") -> None:
         super().__init__(message)
-        self.problems = (KeyProblem("dataset_path", self.code, message),)
+        self.problems = (KeyProblem(key, self.code, message),)
 
 
 class InvalidDataset(Invalid):
     code = "invalid_dataset"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, key: str = "dataset_path") -> None:
         super().__init__(message)
-        self.problems = (KeyProblem("dataset_path", self.code, message),)
+        self.problems = (KeyProblem(key, self.code, message),)
 
 
 class InvalidConfigFile(Invalid):
@@ -141,3 +170,7 @@ class InvalidAdapter(FinLoRAError):
 
 class Unavailable(FinLoRAError):
     code = "unavailable"
+
+
+class InsufficientStorage(Unavailable):
+    code = "insufficient_storage"

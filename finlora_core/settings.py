@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         description="Folders, separated by ':', that dataset_path may point into. A FinLoRA "
         "checkout works as one. Default: datasets/ in the home.",
     )
+    uploads_dir: Path | None = Field(
+        None,
+        description="Where uploaded datasets lie, for this service alone. Default: uploads/ in "
+        "the home. The API and every worker must see the same folder.",
+    )
+    max_upload_mib: int = Field(1024, ge=1, description="How large an uploaded dataset may be.")
     runs_dir: Path | None = Field(
         None,
         description="Where attempts and checkpoints lie. Default: runs/ in the home. Shared by "
@@ -215,6 +221,10 @@ class Settings(BaseSettings):
         return (self.runs_dir or self.home_dir / "runs").expanduser().resolve()
 
     @property
+    def uploads(self) -> Path:
+        return (self.uploads_dir or self.home_dir / "uploads").expanduser().resolve()
+
+    @property
     def datasets(self) -> tuple[Path, ...]:
         return _resolved(self.dataset_roots) or (self.home_dir / "datasets",)
 
@@ -246,6 +256,7 @@ class Settings(BaseSettings):
         values = dict(self)
         values |= {"home": self.home_dir, "adapters_dir": self.adapters, "runs_dir": self.runs}
         values |= {"dataset_roots": self.datasets, "models_dirs": self.models}
+        values |= {"uploads_dir": self.uploads}
         return {
             f"FINLORA_{name.upper()}": _as_text(value)
             for name, value in values.items()

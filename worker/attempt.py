@@ -119,6 +119,7 @@ def _load(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> Attempt:
         limit, spent = run.time_limit_seconds, queries.seconds_trained(session, run.id)
         return Attempt(
             lease=lease,
+            owner=run.owner,
             name=run.name,
             config=RunConfig.model_validate(run.config),
             dataset_sha256=run.dataset_sha256,

@@ -14,6 +14,7 @@ class Attempt:
     """One attempt as the worker sees it."""
 
     lease: Lease
+    owner: str
     name: str
     config: RunConfig
     dataset_sha256: str

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from finlora_core.datasets.check import check_dataset
-from finlora_core.datasets.locate import locate_dataset
+from finlora_core.datasets.locate import find_dataset
 from finlora_core.errors import BaseModelUnreadable, DatasetNotFound, InvalidDataset
 from finlora_core.runs.config import PromptFormat, RunConfig
 from finlora_core.runs.outcome import AttemptEnd, End
@@ -82,7 +82,7 @@ def _require_deepspeed(attempt: Attempt) -> None:
 def _unchanged(bench: Bench, attempt: Attempt, written: str, sha256: str | None) -> Path:
     """The dataset `written` in the config, if it is still what it was when the run was posted."""
     try:
-        path = locate_dataset(written, bench.settings.datasets)
+        path = find_dataset(written, attempt.owner, bench.settings)
         facts = check_dataset(path, attempt.config.prompt_format, shown_as=written)
     except (DatasetNotFound, InvalidDataset) as error:
         raise failed(FailureCode.DATASET_UNREADABLE, detail=str(error)) from None

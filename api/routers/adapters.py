@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -11,25 +11,13 @@ from pydantic import BaseModel, Field
 
 from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
-from api.ranges import Content, respond
+from api.ranges import Content, content_responses, respond
 from finlora_core.adapters import archive, registry
 from finlora_core.adapters.manifest import File
 from finlora_core.db.models import Adapter
 from finlora_core.errors import Invalid
 
 router = APIRouter(prefix="/adapters", tags=["adapters"], responses=responses(422, 503))
-
-
-def _content_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """What `respond` may answer, for a route's OpenAPI entry."""
-    body = {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
-    return {
-        200: {**body, "description": "The whole of it."},
-        206: {**body, "description": "The bytes that `Range` asked for."},
-        304: {"description": "It is what `If-None-Match` names."},
-        **responses(404, 410, 416),
-    }
-
 
 _VERSION = "Of the adapter called `name`; `variant` too where several variants have that name."
 
@@ -94,7 +82,7 @@ def get_adapter(adapter_id: AdapterId, db: DatabaseDep) -> AdapterRead:
     "/{adapter_id}/files/{path}",
     operation_id="get_adapter_file",
     response_class=StreamingResponse,
-    responses=_content_responses("application/octet-stream"),
+    responses=content_responses("application/octet-stream"),
 )
 def get_adapter_file(
     adapter_id: AdapterId,
@@ -121,7 +109,7 @@ def get_adapter_file(
     "/{adapter_id}/download",
     operation_id="download_adapter",
     response_class=StreamingResponse,
-    responses=_content_responses("application/x-tar"),
+    responses=content_responses("application/x-tar"),
 )
 def download_adapter(
     adapter_id: AdapterId, request: Request, db: DatabaseDep, store: StoreDep

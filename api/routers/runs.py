@@ -1,34 +1,27 @@
 """Runs: post a FinLoRA run config, watch it, pause, resume, cancel or retry it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path as FilePath
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
+from api.deps import LOCAL, DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.queue import WorkerQueue
-from finlora_core.datasets.cache import DatasetChecker
-from finlora_core.datasets.check import DatasetFacts
-from finlora_core.datasets.locate import locate_dataset
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import Made
-from finlora_core.runs import journal, lifecycle, queries
+from finlora_core.runs import journal, lifecycle, posting, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
-from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
-from finlora_core.settings import Settings
 from finlora_core.training.axolotl import (
     Hardware,
     TrainingInput,
@@ -163,19 +156,14 @@ def create_run(
     once: OnceDep,
 ) -> RunRead:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    data = _data(request, settings, datasets)
-    order = Order(
-        name=request.run_name,
-        priority=request.priority,
-        time_limit_seconds=request.time_limit_seconds,
-    )
+    data = posting.check_data(request, LOCAL, settings, datasets)
     with db.transaction() as session:
         at = now(session)
 
         def create() -> str:
-            return lifecycle.create_run(session, request.config, order, **data, now=at).id
+            return posting.create_run(session, request, LOCAL, data, now=at).id
 
-        made = once.make(session, order.owner, create, now=at)
+        made = once.make(session, LOCAL, create, now=at)
         read = _read(session, queries.get_run(session, made.id))
     return _made(response, db, queue, made, read)
 
@@ -241,7 +229,7 @@ def resume_run(run_id: RunId, db: DatabaseDep, queue: QueueDep) -> RunRead:
     """Queue a paused run again; it goes on at the step where it was paused."""
     with db.transaction() as session:
         read = _read(session, lifecycle.resume_run(session, run_id, now=now(session)))
-    _offer(db, queue, run_id)
+    posting.offer(db, queue, run_id)
     return read
 
 
@@ -265,12 +253,13 @@ def retry_run(
     It goes on from the old run's newest checkpoint, if the dataset is still the same."""
     with db.reading() as session:
         parent = queries.get_run(session, run_id)
-    data = _data(RunConfig.model_validate(parent.config), settings, datasets)
+    config = RunConfig.model_validate(parent.config)
+    data = posting.check_data(config, parent.owner, settings, datasets)
     with db.transaction() as session:
         at = now(session)
 
         def retry() -> str:
-            return lifecycle.retry_run(session, run_id, **data, now=at).id
+            return posting.retry_run(session, run_id, config, parent.owner, data, now=at).id
 
         made = once.make(session, parent.owner, retry, now=at)
         read = _read(session, queries.get_run(session, made.id))
@@ -332,39 +321,14 @@ def get_run_metrics(
     return Points(data=data, next_after=rows[-1].id if rows else after)
 
 
-class _Data(TypedDict):
-    """Both of a run's datasets, checked."""
-
-    dataset: DatasetFacts
-    validation: DatasetFacts | None
-
-
-def _data(config: RunConfig, settings: Settings, datasets: DatasetChecker) -> _Data:
-    def facts(written: str) -> DatasetFacts:
-        path = locate_dataset(written, settings.datasets)
-        return datasets.facts(path, config.prompt_format, shown_as=written)
-
-    validation = config.validation_dataset_path
-    return _Data(
-        dataset=facts(config.dataset_path), validation=facts(validation) if validation else None
-    )
-
-
 def _made(
     response: Response, db: Database, queue: WorkerQueue, made: Made, read: RunRead
 ) -> RunRead:
     """After the commit: the answer to a POST that has made a run, or did so before."""
     if made.is_new:
-        _offer(db, queue, made.id)
+        posting.offer(db, queue, made.id)
     response.headers["Location"] = f"/runs/{made.id}"
     return read
-
-
-def _offer(db: Database, queue: WorkerQueue, run_id: str) -> None:
-    """After the commit: the run is stored, and should all of this fail, only offered later."""
-    if not queue.offer(run_id):
-        with suppress(SQLAlchemyError), db.transaction() as session:
-            lifecycle.mark_unoffered(session, run_id)
 
 
 def _read(session: Session, run: Run) -> RunRead:

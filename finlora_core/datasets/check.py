@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from finlora_core.datasets.rows import fault_of
+from finlora_core.datasets.rows import fault_of, form_of
 from finlora_core.errors import InvalidDataset
 from finlora_core.runs.config import PromptFormat
 
@@ -45,6 +45,22 @@ def check_dataset(path: Path, form: PromptFormat, *, shown_as: str) -> DatasetFa
             "write one JSON object a line"
         )
     return DatasetFacts(rows, digest.hexdigest())
+
+
+def detect_form(path: Path) -> PromptFormat:
+    """What its first row seems to be; whether it is, `check_dataset` says."""
+    with path.open("rb") as file:
+        for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+            if line.strip():
+                return form_of(_load_or_none(line))
+    return PromptFormat.INSTRUCTION
+
+
+def _load_or_none(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _lines(file: BinaryIO, shown_as: str) -> Iterator[bytes]:

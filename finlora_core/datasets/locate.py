@@ -1,12 +1,31 @@
-"""Find the file a run config names, inside the allowed roots and nowhere else."""
+"""Find what a run config names: an upload of its owner's, or a file inside the allowed roots."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from finlora_core.datasets.files import DATASET_ID, DatasetFiles
 from finlora_core.errors import DatasetNotFound
+from finlora_core.settings import Settings
 
 FINLORA_SCRIPT_DIR = "lora"
 """FinLoRA's finetune.py runs in this folder, so its paths start with `../data/`."""
+
+
+def find_dataset(written: str, owner: str, settings: Settings) -> Path:
+    """The real path of the dataset `written` in a run config of the owner's.
+
+    Raises `DatasetNotFound`.
+    """
+    if not DATASET_ID.fullmatch(written):
+        return locate_dataset(written, settings.datasets)
+    path = DatasetFiles(settings.uploads).path(owner, written)
+    if not path.is_file():
+        raise no_such_upload(written)
+    return path
+
+
+def no_such_upload(id: str) -> DatasetNotFound:
+    return DatasetNotFound(f"there is no uploaded dataset {id!r}; POST /datasets makes one")
 
 
 def locate_dataset(written: str, roots: Sequence[Path]) -> Path:

@@ -1,7 +1,8 @@
 """What a row must hold in each of the three forms; other keys are allowed and ignored."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finlora_core.runs.config import PromptFormat
@@ -10,8 +11,19 @@ Row = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 
+PROMPT = "[INST] {instruction} [/INST]"
+"""Around FinLoRA's `context`."""
+
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 """JSON can spell it, UTF-8 and so every tokenizer cannot."""
+
+
+def form_of(row: object) -> PromptFormat:
+    """By its keys. FinLoRA's when they are no other's, so that the fault says what is missing."""
+    keys = row.keys() if isinstance(row, dict) else ()
+    if "messages" in keys:
+        return PromptFormat.CHAT
+    return PromptFormat.ALPACA if "instruction" in keys else PromptFormat.INSTRUCTION
 
 
 def fault_of(row: object, form: PromptFormat) -> str | None:
@@ -26,6 +38,31 @@ def texts_of(row: Row, form: PromptFormat) -> str:
     if form is PromptFormat.CHAT:
         return "".join(message["content"] for message in row["messages"])
     return "".join(row.get(field) or "" for field in _TEXTS[form])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A piece of a row as the model sees it, without what surrounds a chat's messages."""
+
+    role: str
+    text: str
+    is_trained: bool
+    """Whether the model learns to say it; else it is given."""
+
+
+def turns_of(row: Row, form: PromptFormat) -> Sequence[Turn]:
+    """A sound row, as it is rendered; the base model's template puts its marks around a chat's
+    messages, and Axolotl's alpaca prompt its sentences around an instruction."""
+    if form is PromptFormat.CHAT:
+        return [Turn(m["role"], m["content"], m["role"] == "assistant") for m in row["messages"]]
+    if form is PromptFormat.ALPACA:
+        given = ("instruction", "input") if row.get("input") else ("instruction",)
+        return [
+            *(Turn(key, row[key], False) for key in given),
+            Turn("output", row["output"], True),
+        ]
+    prompt = PROMPT.format(instruction=row["context"])
+    return [Turn("context", prompt, False), Turn("target", row["target"], True)]
 
 
 def _finlora(row: Row) -> str | None:

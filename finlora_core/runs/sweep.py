@@ -21,6 +21,8 @@ from finlora_core.adapters.imports import owner_of
 from finlora_core.adapters.registry import attempt_of
 from finlora_core.adapters.stable import link_newest
 from finlora_core.adapters.store import AdapterStore
+from finlora_core.datasets.files import DatasetFiles
+from finlora_core.datasets.sweep import sweep_datasets
 from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import forget_old
@@ -54,6 +56,7 @@ def sweep(database: Database, store: AdapterStore, settings: Settings) -> None:
     _sweep_imports(database, store, settings.sweep_grace_seconds)
     _mend_links(database, store)
     _sweep_runs(database, settings)
+    sweep_datasets(database, DatasetFiles(settings.uploads), settings.sweep_grace_seconds)
     with database.transaction() as session:
         forget_old(session, now=now(session))
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import yaml
 
+from finlora_core.datasets.rows import PROMPT
 from finlora_core.runs.config import ALL_LINEAR, Parallelism, Profile, PromptFormat, RunConfig
 from finlora_core.training.base_model import BaseModelFacts, guess_from_name
 from finlora_core.training.files import AttemptFiles
@@ -22,7 +23,6 @@ from finlora_core.training.memory import fits_uncheckpointed
 PLUGIN = "worker.axolotl_plugin.FinLoRAPlugin"
 LIGER = "axolotl.integrations.liger.LigerPlugin"
 
-PROMPT = "[INST] {instruction} [/INST]"
 WARMUP_STEPS = 10
 EVALS_PER_EPOCH = 4
 CURVE_POINTS = 100

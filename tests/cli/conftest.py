@@ -1,17 +1,13 @@
 """The real command against a real API on a port, with a queue that is a list."""
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from api.main import create_app
 from finlora_core.adapters import registry
@@ -24,7 +20,8 @@ from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
 from tests.lora import write_adapter
-from tests.support import FACTS, POLICY, ListQueue, eventually, make_config, write_dataset
+from tests.server import serving
+from tests.support import FACTS, POLICY, ListQueue, make_config, write_dataset
 
 Finlora = Callable[..., "subprocess.CompletedProcess[str]"]
 Publish = Callable[..., Adapter]
@@ -40,22 +37,8 @@ def url(settings: Settings, sqlite: Database) -> Iterator[str]:
         queue=ListQueue(),
         store=AdapterStore(settings.adapters),
     )
-    with listening() as door:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, args=([door],))
-        thread.start()
-        assert eventually(lambda: server.started)
-        yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
-
-
-@contextmanager
-def listening() -> Iterator[socket.socket]:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        door.listen()
-        yield door
+    with serving(app) as url:
+        yield url
 
 
 @pytest.fixture

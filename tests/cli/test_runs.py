@@ -16,7 +16,8 @@ import pytest
 from finlora_core.db.session import Database
 from finlora_core.runs import journal
 from finlora_core.settings import Settings
-from tests.cli.conftest import Finlora, listening
+from tests.cli.conftest import Finlora
+from tests.server import listening
 from tests.support import eventually
 
 GOOD = {"base_model": "org/model", "dataset_path": "train.jsonl"}

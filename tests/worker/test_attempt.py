@@ -13,14 +13,17 @@ from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
 from finlora_core.adapters.store import AdapterStore
+from finlora_core.datasets.files import DatasetFiles
+from finlora_core.datasets.intake import take
 from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
 from finlora_core.errors import NotFound
 from finlora_core.runs import journal, lifecycle
+from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.status import RunStatus
 from finlora_core.settings import Settings
 from finlora_core.training.files import AttemptFiles
-from tests.support import POLICY, eventually
+from tests.support import POLICY, eventually, make_config
 from tests.worker.conftest import GOOD, BenchWith
 from worker.attempt import claim, run_attempt, work_until_idle
 from worker.bench import Bench
@@ -213,6 +216,35 @@ def test_a_dataset_that_is_gone_fails_the_run(
     (settings.datasets[0] / "train.jsonl").unlink()
     work_until_idle(bench_with(GOOD))
     assert seen().error_code == "dataset_unreadable"
+
+
+@pytest.mark.parametrize(("owner", "status"), [("ann", "succeeded"), ("bob", "failed")])
+def test_an_uploaded_dataset_is_trained_on_for_its_owner_only(
+    bench_with: BenchWith,
+    model: Path,
+    sqlite: Database,
+    settings: Settings,
+    owner: str,
+    status: str,
+) -> None:
+    files = DatasetFiles(settings.uploads)
+    with files.receive("ann", limit=1000) as incoming:
+        incoming.write(b'{"context": "a", "target": "b"}\n' * 2)
+        received = take(incoming, "train.jsonl", None)
+    config = make_config(dataset_path=received.id)
+    with sqlite.transaction() as session:
+        order = Order(name="sentiment", owner=owner)
+        run = lifecycle.create_run(
+            session, config, order, dataset=received.facts, now=now(session)
+        )
+    work_until_idle(bench_with(GOOD))
+    with sqlite.reading() as session:
+        run = session.get_one(Run, run.id)
+    assert run.status == status
+    if status == "succeeded":
+        assert f"path: {files.path('ann', received.id)}" in (run.axolotl_yaml or "")
+    else:
+        assert run.error_code == "dataset_unreadable"
 
 
 def test_too_little_disk_is_found_before_training(

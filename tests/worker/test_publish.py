@@ -38,6 +38,7 @@ def attempt(settings: Settings, base: Path) -> Attempt:
     """One whose training has just ended well."""
     trained = Attempt(
         lease=Lease("run_1", 2, "token"),
+        owner="local",
         name="sentiment",
         config=make_config(seed=7),
         dataset_sha256="d" * 64,

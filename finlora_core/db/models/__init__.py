@@ -2,16 +2,19 @@
 
 from finlora_core.db.models.adapters import Adapter
 from finlora_core.db.models.base import Base
+from finlora_core.db.models.datasets import Dataset, Upload
 from finlora_core.db.models.idempotency import IdempotencyKey
 from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
 
 __all__ = [
     "Adapter",
     "Base",
+    "Dataset",
     "IdempotencyKey",
     "LogChunk",
     "MetricPoint",
     "Run",
     "RunAttempt",
+    "Upload",
     "Worker",
 ]

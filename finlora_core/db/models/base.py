@@ -1,6 +1,7 @@
 """What all tables share: the registry, names of constraints, columns for times and enums."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -15,6 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from finlora_core.runs.config import PromptFormat
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
 
@@ -34,7 +36,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _words(enum: type[RunStatus] | type[Phase] | type[End]) -> Enum:
+def _words(enum: type[StrEnum]) -> Enum:
     return Enum(
         enum,
         native_enum=False,
@@ -61,6 +63,7 @@ class Base(DeclarativeBase):
         RunStatus: _words(RunStatus),
         Phase: _words(Phase),
         End: _words(End),
+        PromptFormat: _words(PromptFormat),
     }
 
 

@@ -1,0 +1,250 @@
+"""Datasets: upload a file of rows, look at it, name its id in a run config."""
+
+import hashlib
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
+from api.errors import responses
+from api.idempotency import IdempotencyKey, Once
+from api.multipart import Form, describe, receive
+from api.ranges import Content, content_responses, respond
+from finlora_core.adapters import archive
+from finlora_core.datasets import registry, stats
+from finlora_core.datasets.files import MIB, DatasetFiles, Incoming
+from finlora_core.datasets.intake import Received, take
+from finlora_core.db.models import Dataset
+from finlora_core.db.session import Database, now
+from finlora_core.errors import InvalidRequest
+from finlora_core.runs.config import PromptFormat, explain
+
+router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(422, 503))
+
+MAX_LIFETIME = 10 * 365 * 86400
+
+DatasetId = Annotated[str, Path(description="`dataset_…`, as POST /datasets answered it.")]
+
+
+class UploadFields(BaseModel):
+    """What may stand beside the file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt_format: PromptFormat | None = Field(
+        None, description="What a row holds. Default: what the first one seems to."
+    )
+    expires_after_seconds: int | None = Field(
+        None, ge=1, le=MAX_LIFETIME, description="Remove it then, should no run need it."
+    )
+
+    @classmethod
+    def of(cls, form: Form) -> "UploadFields":
+        """Raises `InvalidRequest`."""
+        try:
+            return cls.model_validate(form.fields)
+        except ValidationError as error:
+            raise InvalidRequest(*explain(error.errors(), [*cls.model_fields, "file"])) from None
+
+
+class DatasetRead(BaseModel):
+    id: str = Field(description="What `dataset_path` of a run config may be.")
+    name: str = Field(description="The file's, as it was sent.")
+    owner: str
+    prompt_format: PromptFormat
+    bytes: int
+    rows: int
+    sha256: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class DatasetPage(BaseModel):
+    data: list[DatasetRead]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page.")
+
+
+class TurnRead(BaseModel):
+    role: str
+    text: str
+    is_trained: bool = Field(description="Whether the model learns to say it; else it is given.")
+
+
+class Preview(BaseModel):
+    data: list[list[TurnRead]] = Field(description="The first rows, each as its turns.")
+
+
+class SpreadRead(BaseModel):
+    p50: int
+    p95: int
+    max: int
+
+
+class StatsRead(BaseModel):
+    rows: int
+    given: SpreadRead = Field(description="Characters that the model reads, over all rows.")
+    trained: SpreadRead = Field(description="Characters that it learns to say.")
+    labels: dict[str, int] | None = Field(
+        description="How often each answer occurs, when they are few and short."
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_dataset",
+    responses=responses(400, 409, 413, 507),
+    openapi_extra=describe("file", UploadFields.model_json_schema()["properties"]),
+)
+async def create_dataset(
+    request: Request,
+    response: Response,
+    settings: SettingsDep,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> DatasetRead:
+    """Upload JSON lines. They are checked line by line; what cannot be trained on is not kept."""
+    limit = settings.max_upload_mib * MIB
+    with files.receive(LOCAL, limit=limit) as incoming:
+        form = await receive(request, "file", incoming.write, limit)
+        fields = UploadFields.of(form)
+        name = registry.plain_name(form.filename)
+        received = await run_in_threadpool(take, incoming, name, fields.prompt_format)
+        once = Once(idempotency_key, _digest(name, fields, received), response)
+        read = await run_in_threadpool(_list, db, incoming, received, name, fields, once)
+    response.headers["Location"] = f"/datasets/{read.id}"
+    return read
+
+
+@router.get("", operation_id="list_datasets")
+def list_datasets(
+    db: DatabaseDep,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> DatasetPage:
+    """Newest first, page by page."""
+    with db.reading() as session:
+        page = registry.list_datasets(session, LOCAL, cursor=cursor, limit=limit)
+    return DatasetPage(data=[_read(row) for row in page.rows], next_cursor=page.next_cursor)
+
+
+@router.get("/{dataset_id}", operation_id="get_dataset", responses=responses(404))
+def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> DatasetRead:
+    """One dataset: its form, rows, bytes and SHA-256."""
+    return _read(_find(db, dataset_id))
+
+
+@router.head("/{dataset_id}/content", include_in_schema=False)
+@router.get(
+    "/{dataset_id}/content",
+    operation_id="get_dataset_content",
+    response_class=StreamingResponse,
+    responses=content_responses("application/jsonl"),
+)
+def get_dataset_content(
+    dataset_id: DatasetId, request: Request, db: DatabaseDep, files: DatasetFilesDep
+) -> Response:
+    """The file as it was sent. `Range`, `If-Range` and `If-None-Match` work."""
+    dataset = _find(db, dataset_id)
+    return respond(request, content_of(dataset, files))
+
+
+@router.get("/{dataset_id}/preview", operation_id="preview_dataset", responses=responses(404, 410))
+def preview_dataset(
+    dataset_id: DatasetId,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
+    rows: Annotated[int, Query(ge=1, le=100)] = 5,
+) -> Preview:
+    """The first rows as they are rendered: what the model reads, what it learns to say.
+
+    Of `chat` and `alpaca` rows without what the base model's template puts around them."""
+    dataset = _find(db, dataset_id)
+    path = files.require(dataset.owner, dataset.id)
+    data = [
+        [TurnRead.model_validate(turn, from_attributes=True) for turn in row]
+        for row in stats.preview(path, dataset.prompt_format, rows)
+    ]
+    return Preview(data=data)
+
+
+@router.get("/{dataset_id}/stats", operation_id="get_dataset_stats", responses=responses(404, 410))
+def get_dataset_stats(dataset_id: DatasetId, db: DatabaseDep, files: DatasetFilesDep) -> StatsRead:
+    """How long its rows are, in characters, and how often each label occurs."""
+    dataset = _find(db, dataset_id)
+    path = files.require(dataset.owner, dataset.id)
+    return StatsRead.model_validate(
+        stats.measure(path, dataset.prompt_format), from_attributes=True
+    )
+
+
+@router.delete(
+    "/{dataset_id}",
+    status_code=204,
+    operation_id="delete_dataset",
+    responses=responses(404, 409),
+)
+def delete_dataset(dataset_id: DatasetId, db: DatabaseDep, files: DatasetFilesDep) -> None:
+    """Remove it, unless a run that has not ended trains on it."""
+    _find(db, dataset_id)
+    with files.removing(LOCAL, dataset_id), db.transaction() as session:
+        registry.forget_dataset(session, LOCAL, dataset_id)
+
+
+def content_of(dataset: Dataset, files: DatasetFiles) -> Content:
+    """Raises `DatasetFileMissing`."""
+    path = files.require(dataset.owner, dataset.id)
+    return Content(
+        size=dataset.bytes,
+        sha256=dataset.sha256,
+        media_type="application/jsonl",
+        filename=path.name,
+        read=partial(archive.read, path),
+    )
+
+
+def _list(
+    db: Database,
+    incoming: Incoming,
+    received: Received,
+    name: str,
+    fields: UploadFields,
+    once: Once,
+) -> DatasetRead:
+    """The row, or the one that an earlier request with this key has made."""
+    seconds = fields.expires_after_seconds
+    lifetime = timedelta(seconds=seconds) if seconds else None
+    with db.transaction() as session:
+        at = now(session)
+
+        def add() -> str:
+            return registry.add_dataset(
+                session, received, owner=LOCAL, name=name, lifetime=lifetime, now=at
+            ).id
+
+        made = once.make(session, LOCAL, add, now=at)
+        read = _read(registry.get_dataset(session, LOCAL, made.id))
+    if not made.is_new:
+        incoming.withdraw()
+    return read
+
+
+def _digest(name: str, fields: UploadFields, received: Received) -> str:
+    """Of the whole request, but for how its parts were separated."""
+    text = f"POST /datasets\n{name}\n{fields.model_dump_json()}\n{received.facts.sha256}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(db: Database, dataset_id: str) -> Dataset:
+    with db.reading() as session:
+        return registry.get_dataset(session, LOCAL, dataset_id)
+
+
+def _read(dataset: Dataset) -> DatasetRead:
+    return DatasetRead.model_validate(dataset, from_attributes=True)

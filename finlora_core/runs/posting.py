@@ -1,0 +1,78 @@
+"""What every door for new runs does: check the data, store the run, offer it."""
+
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TypedDict
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from finlora_core.datasets import registry
+from finlora_core.datasets.cache import DatasetChecker
+from finlora_core.datasets.check import DatasetFacts
+from finlora_core.datasets.locate import find_dataset
+from finlora_core.db.models import Run
+from finlora_core.db.session import Database
+from finlora_core.errors import DatasetNotFound, InvalidDataset
+from finlora_core.queue import RunQueue
+from finlora_core.runs import lifecycle
+from finlora_core.runs.config import RunConfig, RunRequest
+from finlora_core.runs.lifecycle import Order
+from finlora_core.settings import Settings
+
+
+class Data(TypedDict):
+    """Both of a run's datasets, checked."""
+
+    dataset: DatasetFacts
+    validation: DatasetFacts | None
+
+
+def check_data(config: RunConfig, owner: str, settings: Settings, checker: DatasetChecker) -> Data:
+    """Reads the files, unless they are known: do it before the transaction.
+
+    Raises `DatasetNotFound`, `InvalidDataset`, naming the key.
+    """
+
+    def facts(key: str, written: str) -> DatasetFacts:
+        try:
+            path: Path = find_dataset(written, owner, settings)
+            return checker.facts(path, config.prompt_format, shown_as=written)
+        except (DatasetNotFound, InvalidDataset) as error:
+            raise type(error)(str(error), key) from None
+
+    validation = config.validation_dataset_path
+    return Data(
+        dataset=facts("dataset_path", config.dataset_path),
+        validation=facts("validation_dataset_path", validation) if validation else None,
+    )
+
+
+def create_run(
+    session: Session, request: RunRequest, owner: str, data: Data, *, now: datetime
+) -> Run:
+    """Raises `DatasetNotFound` for an upload that has been deleted meanwhile."""
+    registry.hold_for_run(session, owner, request)
+    order = Order(
+        name=request.run_name,
+        owner=owner,
+        priority=request.priority,
+        time_limit_seconds=request.time_limit_seconds,
+    )
+    return lifecycle.create_run(session, request.config, order, **data, now=now)
+
+
+def retry_run(
+    session: Session, run_id: str, config: RunConfig, owner: str, data: Data, *, now: datetime
+) -> Run:
+    """A new run of the old one's `config`. Raises as `create_run` and `lifecycle.retry_run`."""
+    registry.hold_for_run(session, owner, config)
+    return lifecycle.retry_run(session, run_id, **data, now=now)
+
+
+def offer(database: Database, queue: RunQueue, run_id: str) -> None:
+    """After the commit: the run is stored, and should all of this fail, only offered later."""
+    if not queue.offer(run_id):
+        with suppress(SQLAlchemyError), database.transaction() as session:
+            lifecycle.mark_unoffered(session, run_id)
