@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos mutants resume long bench-cancel parity check format constraints clean
+.PHONY: help setup demo test chaos mutants resume long bench-cancel parity check format constraints audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -17,7 +17,7 @@ test: ## every check and test, with real training on the CPU (about 17 minutes)
 	@echo "make test: sets up .venv if need be (1-6 min), then format, lint, types, imports (1 min)"
 	@echo "           and all tests, real trainings included (about 15 min on 2 cores)."
 	@scripts/setup-env
-	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory check audit
 	$(BIN)/python -m pytest
 
 KILLS ?= 100
@@ -59,6 +59,9 @@ constraints: setup ## write the installed versions to constraints.txt
 	   { grep -E '^((nvidia|cuda)-|(deepspeed|hatchling|hjson|msgpack|ninja|py-cpuinfo)=)' constraints.txt | grep -v '^nvidia-ml-py='; \
 	     VIRTUAL_ENV=.venv $(BIN)/uv pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
 	   | LC_ALL=C sort -fu; } > constraints.new && mv constraints.new constraints.txt
+
+audit: setup ## are there known vulnerabilities in what constraints.txt pins?
+	@$(BIN)/python -m tests.audit
 
 clean: ## remove .venv and the caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -16,6 +16,7 @@ from httpx import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
+from finlora_core.redact import redact
 from worker.fetch_codes import FULL, GATED, NOT_FOUND
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
@@ -35,10 +36,10 @@ def fetch(name: str, target: Path) -> int:
     try:
         snapshot_download(name, local_dir=staging, allow_patterns=WANTED)
     except GatedRepoError as error:
-        print(error)
+        print(redact(str(error)))  # it quotes the hub's URL, which may hold a password
         return GATED
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-        print(error)
+        print(redact(str(error)))
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         return FULL if is_full else NOT_FOUND
     staging.rename(target)  # with what the hub's client has noted: the commit of each file

@@ -7,7 +7,8 @@ of a trainer that does this or that.
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from finlora_core.runs.lifecycle import Order
 from finlora_core.settings import Settings
 from finlora_core.training.axolotl import Hardware
 from tests.support import FORM, make_config, write_dataset
+from tests.worker.hub import Hub
 from worker.bench import Bench
 
 GOOD = """
@@ -148,3 +150,13 @@ def seen(sqlite: Database, run_id: str) -> Callable[[], Run]:
             return queries.get_run(session, run_id)
 
     return read
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        thread = threading.Thread(target=hub.serve_forever)
+        thread.start()
+        yield hub
+        hub.shutdown()
+        thread.join()
