@@ -12,6 +12,7 @@ from finlora_core.adapters.stable import link_newest
 from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost, NotFound
 from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.events import tell_published
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, RetryPolicy
 from finlora_core.runs.status import RunStatus
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]) -> RunStatus:
-    """One transaction: the run's status and, with it, the adapter's row. Then the link."""
+    """One transaction: the run's status, the adapter's row, the events of both. Then the link."""
     deadline = boottime() + bench.settings.fence_seconds
     while True:
         try:
@@ -56,7 +57,8 @@ def _try_finish(
         if status is RunStatus.SUCCEEDED:
             run = queries.get_run(session, attempt.lease.run_id)
             id = registry.adapter_id(run.id, attempt.lease.attempt)
-            registry.add_adapter(session, run, id, files)
+            adapter = registry.add_adapter(session, run, id, files)
+            tell_published(session, run, adapter)
     return status
 
 

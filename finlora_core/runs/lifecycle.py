@@ -1,4 +1,5 @@
-"""Every write to `Run.status`. Functions take a session and never commit.
+"""Every write to `Run.status`, and the event that tells of it. Functions take a session and
+never commit.
 
 Each move locks the run's row, looks, decides and writes, in one short transaction:
 `FOR UPDATE` on PostgreSQL, and on SQLite a transaction that is the only writer from its
@@ -19,6 +20,8 @@ from finlora_core.datasets.check import DatasetFacts
 from finlora_core.db.models import Run, RunAttempt
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
 from finlora_core.runs.config import RunConfig
+from finlora_core.runs.event_type import EventType
+from finlora_core.runs.events import tell, tell_end
 from finlora_core.runs.outcome import AttemptEnd, End, RetryPolicy, Wish, next_status
 from finlora_core.runs.status import Phase, RunStatus, require_transition
 from finlora_core.runs.turns import OWN_ORDER, owners_in_turn
@@ -85,6 +88,7 @@ def create_run(
     )
     session.add(run)
     session.flush()
+    tell(session, run, EventType.CREATED, at=now, parent_id=run.parent_id)
     return run
 
 
@@ -152,10 +156,14 @@ def renew(
     """
     run = _held(session, lease, now)
     run.lease_expires_at = now + ttl
+    dropped = _dropped_rows(run)
     if progress is not None:
         run.progress = progress
+    if _dropped_rows(run) != dropped:
+        _tell_of_attempt(session, run, EventType.ROWS_DROPPED, now, rows=_dropped_rows(run))
     if checkpoint_step is not None and checkpoint_step > (run.checkpoint_step or 0):
         run.checkpoint_step, run.crashes = checkpoint_step, 0
+        _tell_of_attempt(session, run, EventType.CHECKPOINT_SAVED, now, step=checkpoint_step)
     session.flush()
     return run.wish
 
@@ -169,8 +177,13 @@ def record_start(
     session: Session, lease: Lease, *, yaml: str, resumed_from: int | None, now: datetime
 ) -> None:
     """What the attempt gives to Axolotl, and from which step it goes on."""
-    _held(session, lease, now).axolotl_yaml = yaml
-    _attempt_of(session, lease.run_id, lease.attempt).resumed_from = resumed_from
+    run = _held(session, lease, now)
+    run.axolotl_yaml = yaml
+    attempt = _attempt_of(session, lease.run_id, lease.attempt)
+    if resumed_from not in (None, attempt.resumed_from):
+        resumed = EventType.RESUMED_FROM_CHECKPOINT
+        _tell_of_attempt(session, run, resumed, now, step=resumed_from)
+    attempt.resumed_from = resumed_from
     session.flush()
 
 
@@ -226,9 +239,12 @@ def request_cancel(session: Session, run_id: str, *, now: datetime) -> Run:
     if run.status is RunStatus.CANCELLED:
         return run
     _require_alive(run, "cancel")
-    run.cancel_requested_at = run.cancel_requested_at or now
     if run.status is not RunStatus.RUNNING:
         _move(run, RunStatus.CANCELLED, now)
+        tell(session, run, EventType.CANCELLED, at=now)
+    elif run.cancel_requested_at is None:
+        tell(session, run, EventType.CANCEL_REQUESTED, at=now)
+    run.cancel_requested_at = run.cancel_requested_at or now
     session.flush()
     return run
 
@@ -245,8 +261,11 @@ def request_pause(session: Session, run_id: str, *, now: datetime) -> Run:
     _require_alive(run, "pause")
     if run.status is RunStatus.QUEUED:
         _move(run, RunStatus.PAUSED, now)
+        tell(session, run, EventType.PAUSED, at=now)
     else:
         _require_pausable(run)
+        if run.pause_requested_at is None:
+            tell(session, run, EventType.PAUSE_REQUESTED, at=now)
         run.pause_requested_at = run.pause_requested_at or now
     session.flush()
     return run
@@ -265,6 +284,7 @@ def resume_run(session: Session, run_id: str, *, now: datetime) -> Run:
         raise IllegalTransition(f"run {run_id!r} is running; only a paused run can be resumed")
     _move(run, RunStatus.QUEUED, now)
     run.queued_at = run.not_before = run.offered_at = now
+    tell(session, run, EventType.RESUMED, at=now)
     session.flush()
     return run
 
@@ -321,6 +341,7 @@ def _start_attempt(
     )
     run.lease_owner, run.lease_token, run.lease_expires_at = worker, lease.token, now + ttl
     session.add(RunAttempt(run_id=run.id, number=run.attempt, worker=worker, started_at=now))
+    _tell_of_attempt(session, run, EventType.STARTED, now, worker=worker)
     session.flush()
     return lease
 
@@ -341,8 +362,19 @@ def _end_attempt(
     if status is RunStatus.FAILED and end.failure is not None:
         run.error_code, run.error_hint = end.failure.code, end.failure.hint
         run.error_log = end.failure.log_tail
+    tell_end(session, run, end, at=now)
     session.flush()
     return status
+
+
+def _tell_of_attempt(
+    session: Session, run: Run, type: EventType, now: datetime, **data: Any
+) -> None:
+    tell(session, run, type, at=now, attempt=run.attempt, **data)
+
+
+def _dropped_rows(run: Run) -> int:
+    return int((run.progress or {}).get("dropped_rows", 0))
 
 
 def _close_attempt(session: Session, run: Run, end: AttemptEnd, now: datetime) -> None:

@@ -76,6 +76,8 @@ class ModelRun:
     pause_requested_at: datetime | None = None
     error_code: str | None = None
     tries: list[Try] = field(default_factory=list)
+    told: list[str] = field(default_factory=lambda: ["created"])
+    """The types of its events, the oldest first."""
 
     @property
     def wish(self) -> str | None:
@@ -88,7 +90,7 @@ class ModelRun:
         return self.status in ("succeeded", "failed", "cancelled")
 
     def row(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "tries"}
+        return {name: value for name, value in vars(self).items() if name not in ("tries", "told")}
 
 
 @dataclass
@@ -113,10 +115,13 @@ class Model:
         run = self.runs[id]
         if run.status in ("succeeded", "failed"):
             raise Refused
+        if run.status == "running" and not run.cancel_requested_at:
+            run.told.append("cancel_requested")
         if run.status != "cancelled":
             run.cancel_requested_at = run.cancel_requested_at or now
         if run.status in ("queued", "paused"):
             run.status, run.finished_at = "cancelled", now
+            run.told.append("cancelled")
         return run.status
 
     def pause(self, id: str, now: datetime) -> str:
@@ -126,9 +131,11 @@ class Model:
         if run.status == "running":
             if run.cancel_requested_at or run.phase == "publishing":
                 raise Refused
+            run.told += [] if run.pause_requested_at else ["pause_requested"]
             run.pause_requested_at = run.pause_requested_at or now
-        else:
+        elif run.status == "queued":
             run.status = "paused"
+            run.told.append("paused")
         return run.status
 
     def resume(self, id: str, now: datetime) -> str:
@@ -136,6 +143,7 @@ class Model:
         if run.status == "paused":
             run.status = "queued"
             run.queued_at = run.not_before = run.offered_at = now
+            run.told.append("resumed")
         elif run.status != "queued":
             raise Refused
         return run.status
@@ -147,6 +155,7 @@ class Model:
         if run is None:
             return None
         run.attempt += 1
+        run.told.append("started")
         run.tries.append(Try(number=run.attempt, worker=worker, started_at=now))
         run.status, run.phase, run.progress, run.started_at = "running", "preparing", None, now
         run.lease_owner, run.lease_token, run.lease_expires_at = worker, token(), now + TTL
@@ -159,6 +168,7 @@ class Model:
         if step is not None and (run.checkpoint_step is None or step > run.checkpoint_step):
             run.checkpoint_step = step
             run.crashes = 0
+            run.told.append("checkpoint_saved")
         return run.wish
 
     def enter(self, lease: Ref, now: datetime, phase: str) -> None:
@@ -166,6 +176,8 @@ class Model:
 
     def start(self, lease: Ref, now: datetime, yaml: str, resumed_from: int | None) -> None:
         run = self._held(lease, now)
+        if resumed_from is not None and resumed_from != run.tries[-1].resumed_from:
+            run.told.append("resumed_from_checkpoint")
         run.axolotl_yaml, run.tries[-1].resumed_from = yaml, resumed_from
 
     def finish(self, lease: Ref, now: datetime, end: str, code: str | None, crash: bool) -> str:
@@ -246,6 +258,7 @@ def _end(run: ModelRun, now: datetime, end: str, code: str | None, crash: bool) 
         what = "crashed" if run.crashes in WAIT else "crashed once too often"
     column = {None: 0, "pause": 1, "cancel": 2}[run.wish]
     run.status = AFTER[what][column]
+    run.told.append("requeued" if run.status == "queued" else run.status)
     last = run.tries[-1]
     last.ended_at, last.end, last.error_code = now, end, code
     run.lease_owner = run.lease_token = run.lease_expires_at = None

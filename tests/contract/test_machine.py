@@ -5,6 +5,7 @@ after the commit, messages that come twice, a clock that jumps. What holds after
 said twice: exactly, by the model, and as rules that need no model.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,7 +29,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from finlora_core.db.models import Run, RunAttempt
+from finlora_core.db.models import Event, Run, RunAttempt
 from finlora_core.db.session import Database
 from finlora_core.errors import IllegalTransition, LeaseLost
 from finlora_core.runs import lifecycle
@@ -344,6 +345,7 @@ class RunMachine(RuleBasedStateMachine):
         rows, tries = stored(self.database)
         assert rows == {run.id: run.row() for run in self.model.runs.values()}
         assert tries == {run.id: [vars(t) for t in run.tries] for run in self.model.runs.values()}
+        assert told(self.database) == {run.id: run.told for run in self.model.runs.values()}
         self._follows_the_rules(rows, tries)
         self.before = rows
 
@@ -407,6 +409,15 @@ def stored(
     return {row["id"]: dict(row) for row in runs}, {
         row["id"]: [without_run(t) for t in tries if t["run_id"] == row["id"]] for row in runs
     }
+
+
+def told(database: Database) -> Mapping[str, Sequence[str]]:
+    """The types of each run's events, the oldest first."""
+    found: dict[str, list[str]] = defaultdict(list)
+    with database.reading() as session:
+        for run_id, type in session.execute(select(Event.run_id, Event.type).order_by(Event.id)):
+            found[run_id].append(type)
+    return found
 
 
 def without_run(row: Mapping[Any, Any]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from finlora_core.db.models.adapters import Adapter
 from finlora_core.db.models.base import Base
 from finlora_core.db.models.datasets import Dataset, Upload
+from finlora_core.db.models.events import Event
 from finlora_core.db.models.idempotency import IdempotencyKey
 from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
 
@@ -10,6 +11,7 @@ __all__ = [
     "Adapter",
     "Base",
     "Dataset",
+    "Event",
     "IdempotencyKey",
     "LogChunk",
     "MetricPoint",

@@ -17,6 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from finlora_core.runs.config import PromptFormat
+from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
 
@@ -36,11 +37,11 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _words(enum: type[StrEnum]) -> Enum:
+def _words(enum: type[StrEnum], length: int = 16) -> Enum:
     return Enum(
         enum,
         native_enum=False,
-        length=16,
+        length=length,
         create_constraint=False,
         values_callable=lambda members: [member.value for member in members],
     )
@@ -64,6 +65,8 @@ class Base(DeclarativeBase):
         Phase: _words(Phase),
         End: _words(End),
         PromptFormat: _words(PromptFormat),
+        EventType: _words(EventType, 32),
+        Level: _words(Level),
     }
 
 
