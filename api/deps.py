@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.hub import Hub
 from api.queue import WorkerQueue
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
@@ -45,7 +46,13 @@ def _dataset_files(request: Request) -> DatasetFiles:
     return DatasetFiles(settings.uploads)
 
 
+def _hub(request: Request) -> Hub:
+    hub: Hub = request.app.state.hub
+    return hub
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
+HubDep = Annotated[Hub, Depends(_hub)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 QueueDep = Annotated[WorkerQueue, Depends(_queue)]
 StoreDep = Annotated[AdapterStore, Depends(_store)]

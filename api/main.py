@@ -8,8 +8,10 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api.errors import describe_problems, install_error_handlers
+from api.hub import Hub
 from api.queue import WorkerQueue
-from api.routers import adapters, datasets, health, runs
+from api.routers import adapters, datasets, health, journal, runs
+from api.stopping import calling_on_stop
 from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
@@ -32,6 +34,8 @@ Errors are `application/problem+json` with a stable `code`.
 def create_app(
     *, settings: Settings, database: Database, queue: WorkerQueue, store: AdapterStore
 ) -> FastAPI:
+    hub = Hub(database)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         duties = (
@@ -41,7 +45,9 @@ def create_app(
         )
         reconciler = Reconciler(duties, every=settings.reconcile_seconds)
         reconciler.start()
-        yield
+        with calling_on_stop(hub.close):
+            yield
+        hub.close()
         reconciler.stop()
 
     # FastAPIOffline serves Swagger UI's files from the package: /docs works without internet
@@ -55,10 +61,11 @@ def create_app(
     app.state.settings = settings
     app.state.database = database
     app.state.queue = queue
+    app.state.hub = hub
     app.state.store = store
     app.state.datasets = DatasetChecker()
     install_error_handlers(app)
-    for router in (runs.router, datasets.router, adapters.router, health.router):
+    for router in (runs.router, journal.router, datasets.router, adapters.router, health.router):
         app.include_router(router)
     describe_problems(app)
     return app

@@ -17,7 +17,7 @@ from api.queue import WorkerQueue
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import Made
-from finlora_core.runs import journal, lifecycle, posting, queries
+from finlora_core.runs import lifecycle, posting, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
 from finlora_core.runs.outcome import End
@@ -32,8 +32,6 @@ from finlora_core.training.axolotl import (
 from finlora_core.training.files import AttemptFiles
 
 router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
-
-MAX_LOG_CHARACTERS = 1024 * 1024
 
 EXAMPLE = {
     "name": "sentiment_llama_3_1_8b_8bits_r8",
@@ -130,19 +128,6 @@ class AttemptRead(BaseModel):
 
 class Attempts(BaseModel):
     data: list[AttemptRead]
-
-
-class Point(BaseModel):
-    """What the trainer logged at one step."""
-
-    step: int
-    attempt: int
-    values: dict[str, float] = Field(examples=[{"loss": 0.52, "learning_rate": 1e-4}])
-
-
-class Points(BaseModel):
-    data: list[Point]
-    next_after: int = Field(description="Give it as `after` to get only newer points.")
 
 
 @router.post("", status_code=201, operation_id="create_run", responses=responses(400))
@@ -286,39 +271,6 @@ def get_run_config(run_id: RunId, db: DatabaseDep) -> PlainTextResponse:
     with db.reading() as session:
         run = queries.get_run(session, run_id)
     return PlainTextResponse(run.axolotl_yaml or _preview(run), media_type="application/yaml")
-
-
-@router.get(
-    "/{run_id}/logs",
-    operation_id="get_run_logs",
-    response_class=PlainTextResponse,
-    responses=responses(404),
-)
-def get_run_logs(
-    run_id: RunId,
-    db: DatabaseDep,
-    offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="In characters.")] = 0,
-) -> PlainTextResponse:
-    """The log from `offset` on, as text; the header `Next-Offset` says where to go on."""
-    with db.reading() as session:
-        queries.get_run(session, run_id)
-        text, end = journal.read_log(session, run_id, offset=offset, limit=MAX_LOG_CHARACTERS)
-    return PlainTextResponse(text, headers={"Next-Offset": str(end)})
-
-
-@router.get("/{run_id}/metrics", operation_id="get_run_metrics", responses=responses(404))
-def get_run_metrics(
-    run_id: RunId,
-    db: DatabaseDep,
-    after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
-    limit: Limit = 1000,
-) -> Points:
-    """The points logged so far: loss, learning rate, gradient norm, evaluation loss."""
-    with db.reading() as session:
-        queries.get_run(session, run_id)
-        rows = journal.read_metrics(session, run_id, after=after, limit=limit)
-    data = [Point(step=row.step, attempt=row.attempt, values=row.values) for row in rows]
-    return Points(data=data, next_after=rows[-1].id if rows else after)
 
 
 def _made(

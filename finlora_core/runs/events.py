@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Adapter, Event, Run
@@ -50,6 +50,12 @@ _ENDED = {
     RunStatus.CANCELLED: EventType.CANCELLED,
 }
 """What to tell when an attempt has left the run in this status."""
+
+
+NEWEST_EVENT = (
+    select(func.max(Event.id)).where(Event.run_id == Run.id).correlate(Run).scalar_subquery()
+)
+"""The cursor of the last one, for a query of runs."""
 
 
 def tell(session: Session, run: Run, type: EventType, *, at: datetime, **data: Any) -> None:

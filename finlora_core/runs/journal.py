@@ -12,7 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from finlora_core.db.models import LogChunk, MetricPoint
+from finlora_core.db.models import LogChunk, MetricPoint, Run
+
+NEWEST_METRIC = (
+    select(func.max(MetricPoint.id))
+    .where(MetricPoint.run_id == Run.id)
+    .correlate(Run)
+    .scalar_subquery()
+)
+LOG_END = (
+    select(LogChunk.end)
+    .where(LogChunk.run_id == Run.id)
+    .order_by(LogChunk.start.desc())  # the index has the start, and the last one's end is the end
+    .limit(1)
+    .correlate(Run)
+    .scalar_subquery()
+)
+"""The cursors of what is last, for a query of runs."""
 
 
 class Progress(BaseModel):

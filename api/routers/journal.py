@@ -1,0 +1,209 @@
+"""What a run leaves for people to read: events, metrics, log. In pages, or as they come."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from api.accept import STREAM, prefers_stream
+from api.deps import DatabaseDep, HubDep
+from api.errors import responses
+from api.hub import Feed, Message
+from api.routers.runs import Limit, RunId
+from finlora_core.db.models import Event, MetricPoint
+from finlora_core.runs import queries
+from finlora_core.runs.event_type import EventType, Level
+from finlora_core.runs.events import NEWEST_EVENT, read_events
+from finlora_core.runs.journal import LOG_END, NEWEST_METRIC, read_log, read_metrics
+
+router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
+
+MAX_LOG_CHARACTERS = 1024 * 1024
+STREAMED_LOG_CHARACTERS = 64 * 1024
+STREAMED_ROWS = 500
+"""In one message, and in one page of a stream."""
+
+LAST_ID = 2**63 - 1
+LAST_OFFSET = 2**31 - 1
+
+
+class EventRead(BaseModel):
+    """One thing that has happened to the run."""
+
+    id: int = Field(description="Grows within a run; the cursor.")
+    at: datetime
+    type: EventType
+    level: Level
+    message: str = Field(description="For people.")
+    data: dict[str, Any] = Field(
+        description="For programs; docs/api.md lists each type's keys.",
+        examples=[{"attempt": 1, "worker": "gpu-box:4121:…"}],
+    )
+
+
+class Events(BaseModel):
+    data: list[EventRead]
+    next_after: int = Field(description="Give it as `after` to get only newer events.")
+
+
+class Point(BaseModel):
+    """What the trainer logged at one step."""
+
+    step: int
+    attempt: int
+    values: dict[str, float] = Field(examples=[{"loss": 0.52, "learning_rate": 1e-4}])
+
+
+class Points(BaseModel):
+    data: list[Point]
+    next_after: int = Field(description="Give it as `after` to get only newer points.")
+
+
+class LogPiece(BaseModel):
+    """Some of the log, as it is streamed."""
+
+    text: str
+    next_offset: int = Field(description="Where the next piece starts, in characters.")
+
+
+def _wants_stream(otherwise: str) -> Callable[[str], bool]:
+    def wants(accept: Annotated[str, Header(include_in_schema=False)] = "*/*") -> bool:
+        return prefers_stream(accept, otherwise)
+
+    return wants
+
+
+AsStream = Annotated[bool, Depends(_wants_stream("application/json"))]
+AsStreamNotText = Annotated[bool, Depends(_wants_stream("text/plain"))]
+After = Annotated[int, Query(ge=0, le=LAST_ID, description="`next_after` of the page before.")]
+LastEventId = Annotated[
+    int | None,
+    Header(ge=0, le=LAST_ID, description="Of a stream: the last id that arrived; beats `after`."),
+]
+
+
+def streamed(example: str) -> dict[int | str, dict[str, Any]]:
+    """For a route's OpenAPI entry: the other content type of its answer."""
+    described = {
+        "schema": {
+            "type": "string",
+            "description": "Server-sent events. Each has an `id` to go on from (`Last-Event-ID`)"
+            " and JSON as data; the last one, `end`, says in which status the run has ended.",
+        },
+        "example": f'retry: 2000\n\n{example}\n\nevent: end\ndata: {{"status": "succeeded"}}\n\n',
+    }
+    return {200: {"content": {STREAM: described}}}
+
+
+@router.get(
+    "/{run_id}/events",
+    operation_id="list_run_events",
+    response_model=Events,
+    responses=responses(404)
+    | streamed('data: {"id": 12, "type": "started", "level": "info", …}\nid: 12'),
+)
+def list_run_events(
+    run_id: RunId,
+    db: DatabaseDep,
+    hub: HubDep,
+    as_stream: AsStream,
+    after: After = 0,
+    limit: Limit = 1000,
+    last_event_id: LastEventId = None,
+) -> Events | Response:
+    """What has happened to the run, the oldest first; as `text/event-stream`, as it happens."""
+    with db.reading() as session:
+        queries.get_run(session, run_id)
+        rows = [] if as_stream else read_events(session, run_id, after=after, limit=limit)
+    if as_stream:
+        return hub.respond(EVENTS, run_id, after=_start(last_event_id, after))
+    return Events(data=[_event(row) for row in rows], next_after=rows[-1].id if rows else after)
+
+
+@router.get(
+    "/{run_id}/metrics",
+    operation_id="get_run_metrics",
+    response_model=Points,
+    responses=responses(404)
+    | streamed('data: {"step": 2, "attempt": 1, "values": {"loss": 0.52}}\nid: 7'),
+)
+def get_run_metrics(
+    run_id: RunId,
+    db: DatabaseDep,
+    hub: HubDep,
+    as_stream: AsStream,
+    after: After = 0,
+    limit: Limit = 1000,
+    last_event_id: LastEventId = None,
+) -> Points | Response:
+    """The points logged so far: loss, learning rate, gradient norm, evaluation loss; as
+    `text/event-stream`, as they are logged."""
+    with db.reading() as session:
+        queries.get_run(session, run_id)
+        rows = [] if as_stream else read_metrics(session, run_id, after=after, limit=limit)
+    if as_stream:
+        return hub.respond(METRICS, run_id, after=_start(last_event_id, after))
+    return Points(data=[_point(row) for row in rows], next_after=rows[-1].id if rows else after)
+
+
+@router.get(
+    "/{run_id}/logs",
+    operation_id="get_run_logs",
+    response_class=PlainTextResponse,
+    responses=responses(404)
+    | streamed('data: {"text": "Loading the model\\n", "next_offset": 18}\nid: 18'),
+)
+def get_run_logs(
+    run_id: RunId,
+    db: DatabaseDep,
+    hub: HubDep,
+    as_stream: AsStreamNotText,
+    offset: Annotated[int, Query(ge=0, le=LAST_OFFSET, description="In characters.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=LAST_OFFSET)] = None,
+) -> Response:
+    """The log from `offset` on, as text; the header `Next-Offset` says where to go on. As
+    `text/event-stream`, as it is written."""
+    with db.reading() as session:
+        queries.get_run(session, run_id)
+        limit = 0 if as_stream else MAX_LOG_CHARACTERS
+        text, end = read_log(session, run_id, offset=offset, limit=limit)
+    if as_stream:
+        return hub.respond(LOG, run_id, after=_start(last_event_id, offset))
+    return PlainTextResponse(text, headers={"Next-Offset": str(end)})
+
+
+def _start(last_event_id: int | None, after: int) -> int:
+    return after if last_event_id is None else last_event_id
+
+
+def _event(row: Event) -> EventRead:
+    return EventRead.model_validate(row, from_attributes=True)
+
+
+def _point(row: MetricPoint) -> Point:
+    return Point.model_validate(row, from_attributes=True)
+
+
+def _event_messages(session: Session, run_id: str, after: int) -> Sequence[Message]:
+    rows = read_events(session, run_id, after=after, limit=STREAMED_ROWS)
+    return [Message.of(row.id, _event(row).model_dump_json()) for row in rows]
+
+
+def _metric_messages(session: Session, run_id: str, after: int) -> Sequence[Message]:
+    rows = read_metrics(session, run_id, after=after, limit=STREAMED_ROWS)
+    return [Message.of(row.id, _point(row).model_dump_json()) for row in rows]
+
+
+def _log_messages(session: Session, run_id: str, after: int) -> Sequence[Message]:
+    text, end = read_log(session, run_id, offset=after, limit=STREAMED_LOG_CHARACTERS)
+    piece = LogPiece(text=text, next_offset=end)
+    return [Message.of(end, piece.model_dump_json())] if text else []
+
+
+EVENTS = Feed(newest=NEWEST_EVENT, read=_event_messages)
+METRICS = Feed(newest=NEWEST_METRIC, read=_metric_messages)
+LOG = Feed(newest=LOG_END, read=_log_messages)
