@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos mutants resume long bench-cancel parity check format constraints audit clean
+.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events parity check format constraints audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -38,6 +38,9 @@ long: setup ## the tests that `make test` leaves out, since they take minutes ea
 
 bench-cancel: setup ## how long a cancelled training's processes live (about 5 minutes)
 	@$(BIN)/python -m benchmarks.cancel
+
+bench-events: setup ## how late an event reaches 1,000 watchers: DB=sqlite|postgres (about 1 minute)
+	@$(BIN)/python -m benchmarks.events --db $(DB)
 
 FINLORA ?= ../finlora
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -348,6 +351,32 @@ def test_a_run_that_is_deleted_ends_its_streams(
         with database.transaction() as session:
             session.delete(session.get_one(Run, lease.run_id))
         assert list(events)[-1] == {"event": "end", "data": '{"status": null}'}
+
+
+def test_a_server_that_is_told_to_stop_does_not_wait_for_its_streams(
+    settings: Settings, sqlite: Database
+) -> None:
+    lease = start(sqlite)
+    here = settings.model_copy(update={"port": free_port()})
+    url = f"http://127.0.0.1:{here.port}"
+    command = [sys.executable, "-m", "uvicorn", "api.asgi:app", "--port", str(here.port)]
+    with subprocess.Popen(command, env={**os.environ, **here.environment()}) as process:
+        try:
+            assert eventually(lambda: answers(url))
+            with opened(url, f"/runs/{lease.run_id}/events") as stream:
+                events = iter(stream)
+                next(events)
+                process.terminate()
+                assert "end" not in [event.get("event") for event in events]
+            process.wait(20)
+        finally:
+            process.kill()
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/healthz").is_success
+    return False
 
 
 # ---- the parts, without a server
