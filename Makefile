@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events parity check format constraints audit clean
+.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events bench-api parity check format constraints audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -41,6 +41,11 @@ bench-cancel: setup ## how long a cancelled training's processes live (about 5 m
 
 bench-events: setup ## how late an event reaches 1,000 watchers: DB=sqlite|postgres (about 1 minute)
 	@$(BIN)/python -m benchmarks.events --db $(DB)
+
+QUICK ?=
+
+bench-api: setup ## the API beside MLflow, a bare route and nginx: DB=sqlite|postgres QUICK=1 (about 10 minutes)
+	@$(BIN)/python -m benchmarks.api --db $(DB) $(if $(QUICK),--quick)
 
 FINLORA ?= ../finlora
 

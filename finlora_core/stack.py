@@ -57,6 +57,12 @@ class Stack:
 
     def start(self) -> None:
         """Returns when the API answers and the worker listens. Raises `Unavailable`."""
+        self.start_api()
+        self.start_process("worker")
+        self._wait_until(self._is_ready, "the API and the worker")
+
+    def start_api(self) -> None:
+        """All but the worker. Returns before the API answers. Raises `Unavailable`."""
         self._make_folders()
         self._lock_home()
         _require_free_port(self.settings)
@@ -67,8 +73,6 @@ class Stack:
         migrate(database)
         database.close()
         self.start_process("api")
-        self.start_process("worker")
-        self._wait_until(self._is_ready, "the API and the worker")
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid

@@ -177,20 +177,20 @@ CLAIM = (
     Mutant(
         "any status can be claimed",
         LIFECYCLE,
-        "        Run.status == RunStatus.QUEUED,\n        Run.not_before <= now,\n",
+        "        is_waiting(),\n        Run.not_before <= now,\n",
         "        Run.not_before <= now,\n",
     ),
     Mutant(
         "a run is claimed before it is due",
         LIFECYCLE,
-        "        Run.status == RunStatus.QUEUED,\n        Run.not_before <= now,\n",
-        "        Run.status == RunStatus.QUEUED,\n",
+        "        is_waiting(),\n        Run.not_before <= now,\n",
+        "        is_waiting(),\n",
     ),
     Mutant(
         "a run is not claimed when it becomes due",
         LIFECYCLE,
-        "        Run.status == RunStatus.QUEUED,\n        Run.not_before <= now,\n",
-        "        Run.status == RunStatus.QUEUED,\n        Run.not_before < now,\n",
+        "        is_waiting(),\n        Run.not_before <= now,\n",
+        "        is_waiting(),\n        Run.not_before < now,\n",
     ),
     Mutant(
         "claiming does not lock",
@@ -250,9 +250,11 @@ CLAIM = (
     Mutant(
         "others' trainings count as one's own",
         TURNS,
-        "        run.owner == owner, run",
-        "        run",
+        'leased, run.owner + "" == owner',
+        "leased",
     ),
+    Mutant("who is in training keeps its place", TURNS, " + owners[position].training"),
+    Mutant("equal owners are ahead of none", TURNS, " + (n < position)"),
 )
 
 WISHES = (

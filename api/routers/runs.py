@@ -22,6 +22,7 @@ from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
+from finlora_core.runs.turns import COUNTED
 from finlora_core.training.axolotl import (
     Hardware,
     TrainingInput,
@@ -82,7 +83,9 @@ class RunRead(BaseModel):
     cancel_requested: bool = Field(description="A wish; the status changes when training stopped.")
     pause_requested: bool = Field(description="A wish; the status changes when training stopped.")
     priority: int
-    queue_position: int | None = Field(description="Runs ahead of this one; null unless queued.")
+    queue_position: int | None = Field(
+        description=f"Runs ahead of this one, counted up to {COUNTED}; null unless queued."
+    )
     waiting_for: str | None = Field(
         description="What keeps a queued run waiting although its turn may be there: a worker "
         "with as many GPUs as it asks for."

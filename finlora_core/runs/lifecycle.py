@@ -24,7 +24,7 @@ from finlora_core.runs.event_type import EventType
 from finlora_core.runs.events import tell, tell_end
 from finlora_core.runs.outcome import AttemptEnd, End, RetryPolicy, Wish, next_status
 from finlora_core.runs.status import Phase, RunStatus, require_transition
-from finlora_core.runs.turns import OWN_ORDER, owners_in_turn
+from finlora_core.runs.turns import OWN_ORDER, is_waiting, owners_in_turn
 from finlora_core.training.diagnose import FailureCode, failure
 
 
@@ -321,7 +321,7 @@ def _first_in_line(owner: str, now: datetime, gpus: int) -> Select[Run]:
     """Locked; a run that somebody else is just taking is passed over."""
     due = select(Run).where(
         Run.owner == owner,
-        Run.status == RunStatus.QUEUED,
+        is_waiting(),
         Run.not_before <= now,
         Run.gpus <= gpus,
     )

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Adapter, Run, RunAttempt, Worker
 from finlora_core.db.pages import Page, page
 from finlora_core.errors import NotFound
 from finlora_core.runs.status import RunStatus
-from finlora_core.runs.turns import OWN_ORDER, waiting_owners
+from finlora_core.runs.turns import places
 
 
 def get_run(session: Session, run_id: str) -> Run:
@@ -36,13 +36,9 @@ def list_runs(
 
 
 def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
-    """By id, of those that wait: 0 for the run that is claimed next."""
+    """By id, of those that wait: see `turns.places`."""
     waiting = [run.id for run in runs if run.status is RunStatus.QUEUED]
-    if not waiting:
-        return {}
-    queue = _line().subquery()
-    rows = session.execute(select(queue).where(queue.c.id.in_(waiting)))
-    return {row.id: row.place for row in rows}
+    return places(session, waiting) if waiting else {}
 
 
 def lacking_gpus(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
@@ -77,22 +73,6 @@ def ancestors(session: Session, run: Run) -> Sequence[str]:
         run = get_run(session, run.parent_id)
         found.append(run.id)
     return found
-
-
-def _line() -> Select[str, int]:
-    """Queued runs and their places: each owner's first ones before any owner's second."""
-    owners = waiting_owners()
-    own_place = func.row_number().over(partition_by=Run.owner, order_by=OWN_ORDER)
-    turn = (own_place + owners.c.training).label("turn")
-    queued = (
-        select(Run.id, turn, owners.c.served, owners.c.waiting_since, Run.owner)
-        .join(owners, owners.c.owner == Run.owner)
-        .where(Run.status == RunStatus.QUEUED)
-        .subquery()
-    )
-    line = queued.c
-    order = (line.turn, line.served.nulls_first(), line.waiting_since, line.owner)
-    return select(line.id, (func.row_number().over(order_by=order) - 1).label("place"))
 
 
 def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:

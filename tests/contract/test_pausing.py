@@ -304,6 +304,16 @@ def test_places_in_the_queue_are_the_order_of_claiming(database: Database) -> No
     assert [places[id] for id in taken] == list(range(len(ids)))
 
 
+def test_a_place_counts_what_its_owner_has_in_training(database: Database) -> None:
+    ids = [create(database, after=n, owner=owner) for n, owner in enumerate("aaaabbc")]
+    training = [claim(database, after=20 + turn) for turn in range(4)]  # a, b, c and a again
+    left = [id for id in ids if id not in [lease.run_id for lease in training if lease]]
+    with database.reading() as session:
+        places = queue_positions(session, [get(database, id) for id in left])
+    taken = [lease.run_id for turn in left if (lease := claim(database, after=30))]
+    assert [places[id] for id in taken] == list(range(len(left)))
+
+
 def test_a_run_that_waits_after_a_crash_does_not_hold_up_the_next(database: Database) -> None:
     first, second = create(database), create(database, after=1)
     for turn in range(2):  # the second crash makes it wait

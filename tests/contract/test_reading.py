@@ -6,7 +6,7 @@ import pytest
 
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import File
-from finlora_core.db.models import Adapter
+from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database
 from finlora_core.errors import InvalidCursor
 from finlora_core.runs import journal, lifecycle, queries
@@ -14,6 +14,7 @@ from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.reconcile import reconcile
 from finlora_core.runs.status import RunStatus
+from finlora_core.runs.turns import COUNTED
 from finlora_core.settings import Settings
 from tests.support import FACTS, NOON, POLICY, ListQueue, make_config
 
@@ -102,6 +103,23 @@ def test_the_queue_position_counts_the_runs_ahead(database: Database) -> None:
     with database.reading() as session:
         runs = [queries.get_run(session, run_id) for run_id in ids]
         assert queries.queue_positions(session, runs[1:]) == {ids[1]: 1, ids[2]: 2}
+
+
+def test_a_long_line_is_counted_as_far_as_it_is_said(database: Database) -> None:
+    ids = [create(database, second=second) for second in range(3)]
+    with database.transaction() as session:
+        first = queries.get_run(session, ids[0])
+        rest = [_waiting_like(first, second) for second in range(3, COUNTED + 3)]
+        session.add_all(rest)
+    with database.reading() as session:
+        places = queries.queue_positions(session, [first, rest[0], rest[-4], *rest[-3:]])
+    assert sorted(places.values()) == [0, 3, COUNTED - 1, COUNTED, COUNTED, COUNTED]
+
+
+def _waiting_like(run: Run, second: int) -> Run:
+    values = {column.key: getattr(run, column.key) for column in Run.__table__.columns}
+    at = NOON + timedelta(seconds=second)
+    return Run(**{**values, "id": f"run_{second}", "queued_at": at})
 
 
 def test_a_log_is_read_back_whole_from_any_offset(database: Database) -> None:

@@ -38,6 +38,13 @@ class Run(Listed, Base):
             postgresql_where=text("status = 'queued'"),
         ),
         Index(
+            "ix_runs_waiting",
+            "owner",
+            "queued_at",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
             "ix_runs_lease",
             "lease_expires_at",
             sqlite_where=text("lease_expires_at IS NOT NULL"),

@@ -1,0 +1,1 @@
+"""What `benchmarks.api` is made of: the contestants, their rows, and the load."""
