@@ -1,4 +1,7 @@
-"""What a route needs, taken from where `create_app` put it."""
+"""What a route needs, taken from where `create_app` put it.
+
+Async, since FastAPI would hand each of them to a thread otherwise, for every request.
+"""
 
 from typing import Annotated
 
@@ -16,37 +19,37 @@ LOCAL = "local"
 """The owner of everything while there are no keys."""
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _queue(request: Request) -> WorkerQueue:
+async def _queue(request: Request) -> WorkerQueue:
     queue: WorkerQueue = request.app.state.queue
     return queue
 
 
-def _store(request: Request) -> AdapterStore:
+async def _store(request: Request) -> AdapterStore:
     store: AdapterStore = request.app.state.store
     return store
 
 
-def _datasets(request: Request) -> DatasetChecker:
+async def _datasets(request: Request) -> DatasetChecker:
     datasets: DatasetChecker = request.app.state.datasets
     return datasets
 
 
-def _dataset_files(request: Request) -> DatasetFiles:
+async def _dataset_files(request: Request) -> DatasetFiles:
     settings: Settings = request.app.state.settings
     return DatasetFiles(settings.uploads)
 
 
-def _hub(request: Request) -> Hub:
+async def _hub(request: Request) -> Hub:
     hub: Hub = request.app.state.hub
     return hub
 

@@ -233,7 +233,7 @@ def _redis_command(path: Path) -> list[str]:
 def _api_command(settings: Settings) -> list[str]:
     return [
         sys.executable, "-m", "uvicorn", "api.asgi:app",
-        "--host", settings.host, "--port", str(settings.port),
+        "--host", settings.host, "--port", str(settings.port), "--no-access-log",
     ]  # fmt: skip
 
 

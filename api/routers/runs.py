@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from api.deps import LOCAL, DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
+from api.json import as_json
 from api.queue import WorkerQueue
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
@@ -133,7 +134,13 @@ class Attempts(BaseModel):
     data: list[AttemptRead]
 
 
-@router.post("", status_code=201, operation_id="create_run", responses=responses(400))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_run",
+    response_model=RunRead,
+    responses=responses(400),
+)
 def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
     response: Response,
@@ -142,7 +149,7 @@ def create_run(
     queue: QueueDep,
     datasets: DatasetsDep,
     once: OnceDep,
-) -> RunRead:
+) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
     data = posting.check_data(request, LOCAL, settings, datasets)
     with db.transaction() as session:
@@ -152,11 +159,13 @@ def create_run(
             return posting.create_run(session, request, LOCAL, data, now=at).id
 
         made = once.make(session, LOCAL, create, now=at)
-        read = _read(session, queries.get_run(session, made.id))
+        run = queries.get_run(session, made.id)
+    with db.reading() as session:  # its place in the line is nothing to hold up others for
+        read = _read(session, run)
     return _made(response, db, queue, made, read)
 
 
-@router.get("", operation_id="list_runs")
+@router.get("", operation_id="list_runs", response_model=RunPage)
 def list_runs(
     db: DatabaseDep,
     status: RunStatus | None = None,
@@ -164,21 +173,21 @@ def list_runs(
     variant: str | None = None,
     cursor: str | None = None,
     limit: Limit = 50,
-) -> RunPage:
+) -> Response:
     """Newest first, page by page."""
     with db.reading() as session:
         page = queries.list_runs(
             session, status=status, name=name, variant=variant, cursor=cursor, limit=limit
         )
         data = _read_all(session, page.rows)
-    return RunPage(data=data, next_cursor=page.next_cursor)
+    return as_json(RunPage(data=data, next_cursor=page.next_cursor))
 
 
-@router.get("/{run_id}", operation_id="get_run", responses=responses(404))
-def get_run(run_id: RunId, db: DatabaseDep) -> RunRead:
+@router.get("/{run_id}", operation_id="get_run", response_model=RunRead, responses=responses(404))
+def get_run(run_id: RunId, db: DatabaseDep) -> Response:
     """Status, phase, progress, and why it failed if it did."""
     with db.reading() as session:
-        return _read(session, queries.get_run(session, run_id))
+        return as_json(_read(session, queries.get_run(session, run_id)))
 
 
 @router.post(
@@ -225,6 +234,7 @@ def resume_run(run_id: RunId, db: DatabaseDep, queue: QueueDep) -> RunRead:
     "/{run_id}/retry",
     status_code=201,
     operation_id="retry_run",
+    response_model=RunRead,
     responses=responses(404, 409),
 )
 def retry_run(
@@ -235,7 +245,7 @@ def retry_run(
     queue: QueueDep,
     datasets: DatasetsDep,
     once: OnceDep,
-) -> RunRead:
+) -> Response:
     """A new run of the same config, for one that failed or was cancelled.
 
     It goes on from the old run's newest checkpoint, if the dataset is still the same."""
@@ -278,12 +288,12 @@ def get_run_config(run_id: RunId, db: DatabaseDep) -> PlainTextResponse:
 
 def _made(
     response: Response, db: Database, queue: WorkerQueue, made: Made, read: RunRead
-) -> RunRead:
+) -> Response:
     """After the commit: the answer to a POST that has made a run, or did so before."""
     if made.is_new:
         posting.offer(db, queue, made.id)
     response.headers["Location"] = f"/runs/{made.id}"
-    return read
+    return as_json(read, status=201, headers=response.headers)
 
 
 def _read(session: Session, run: Run) -> RunRead:

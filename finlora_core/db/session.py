@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
@@ -17,6 +18,9 @@ POOL = {"pool_size": 5, "max_overflow": 35}
 PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 """For a server that has gone without a word: seconds, seconds, milliseconds."""
 
+BUSY_SECONDS = 30.0
+"""How long a writer waits for SQLite's other writers."""
+
 _READ_ONLY = "finlora_read_only"
 
 
@@ -25,6 +29,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._line = Lock() if engine.dialect.name == "sqlite" else None
         self._writer = sessionmaker(engine, expire_on_commit=False)
         self._reader = sessionmaker(
             engine.execution_options(**{_READ_ONLY: True}), expire_on_commit=False
@@ -40,7 +45,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """Commit on the way out, roll back on an exception. Keep it short."""
-        with self._writer.begin() as session:
+        with self._in_line(), self._writer.begin() as session:
             yield session
 
     @contextmanager
@@ -48,6 +53,17 @@ class Database:
         """For reading; takes no write lock."""
         with self._reader.begin() as session:
             yield session
+
+    @contextmanager
+    def _in_line(self) -> Iterator[None]:
+        """SQLite has one writer, and whoever finds it busy sleeps, longer each time. Our own
+        threads wait here instead, where the next is woken at once."""
+        taken = self._line is not None and self._line.acquire(timeout=BUSY_SECONDS)
+        try:
+            yield
+        finally:
+            if self._line is not None and taken:
+                self._line.release()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -72,7 +88,7 @@ def _postgresql(url: URL) -> Engine:
 
 def _sqlite(url: URL) -> Engine:
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30}, **POOL)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **POOL)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

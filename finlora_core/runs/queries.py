@@ -77,6 +77,9 @@ def ancestors(session: Session, run: Run) -> Sequence[str]:
 
 def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
     """What each run has published, by the run's id."""
-    of_runs = Adapter.run_id.in_([run.id for run in runs])
+    succeeded = [run.id for run in runs if run.status is RunStatus.SUCCEEDED]
+    if not succeeded:
+        return {}
+    of_runs = Adapter.run_id.in_(succeeded)
     rows = session.execute(select(Adapter.run_id, Adapter.id).where(of_runs))
     return {row.run_id: row.id for row in rows}
