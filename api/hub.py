@@ -218,13 +218,15 @@ class Hub:
                     topic.take(news)
 
     def _read(self, query: Callable[[Session], Found]) -> Found | None:
-        """None, and a line in the log, when the database does not answer."""
+        """None, and a line in the log, when it cannot be read."""
         try:
             with self._database.reading() as session:
                 return query(session)
         except SQLAlchemyError as error:
             logger.warning("cannot read for a stream now: %s", type(error).__name__)
-            return None
+        except Exception:  # whatever it was: without the reader all streams would fall silent
+            logger.exception("cannot read for a stream now")
+        return None
 
 
 async def _happens(event: asyncio.Event) -> bool:
