@@ -56,15 +56,17 @@ RUNS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Message:
-    """One entry of a feed, as it is sent."""
+    """A piece of a feed, as it is sent."""
 
+    start: int
+    """It holds all that comes after this cursor, up to its own."""
     cursor: int
     sent: bytes
 
     @classmethod
-    def of(cls, cursor: int, data: str) -> "Message":
+    def of(cls, start: int, cursor: int, data: str) -> "Message":
         """`data` is JSON in one line."""
-        return cls(cursor, format_sse_event(data_str=data, id=str(cursor)))
+        return cls(start, cursor, format_sse_event(data_str=data, id=str(cursor)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +121,13 @@ class Topic:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def holds(self, after: int) -> bool:
-        """Whether what comes after this cursor is all here."""
-        return self.position is not None and after >= self.floor
-
-    def after(self, cursor: int) -> Sequence[Message]:
-        return [message for message in self.recent if message.cursor > cursor]
+    def after(self, cursor: int) -> Sequence[Message] | None:
+        """What comes after this cursor; None when it is not all here, or begins inside a
+        message: whoever has read the log since the last look stands there."""
+        if self.position is None or cursor < self.floor:
+            return None
+        messages = [message for message in self.recent if message.cursor > cursor]
+        return None if messages and messages[0].start < cursor else messages
 
     def _keep(self, message: Message) -> None:
         self.recent.append(message)
@@ -177,8 +180,8 @@ class Hub:
 
     async def _after(self, key: Key, topic: Topic, cursor: int) -> Sequence[Message] | None:
         """A page of what comes after the cursor; None when the database does not answer."""
-        if topic.holds(cursor):
-            return topic.after(cursor)
+        if (recent := topic.after(cursor)) is not None:
+            return recent
         feed, run_id = key
         read = partial(self._read, lambda session: feed.read(session, run_id, cursor))
         return await anyio.to_thread.run_sync(read, limiter=self._limit)

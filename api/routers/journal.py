@@ -190,18 +190,18 @@ def _point(row: MetricPoint) -> Point:
 
 def _event_messages(session: Session, run_id: str, after: int) -> Sequence[Message]:
     rows = read_events(session, run_id, after=after, limit=STREAMED_ROWS)
-    return [Message.of(row.id, _event(row).model_dump_json()) for row in rows]
+    return [Message.of(row.id - 1, row.id, _event(row).model_dump_json()) for row in rows]
 
 
 def _metric_messages(session: Session, run_id: str, after: int) -> Sequence[Message]:
     rows = read_metrics(session, run_id, after=after, limit=STREAMED_ROWS)
-    return [Message.of(row.id, _point(row).model_dump_json()) for row in rows]
+    return [Message.of(row.id - 1, row.id, _point(row).model_dump_json()) for row in rows]
 
 
 def _log_messages(session: Session, run_id: str, after: int) -> Sequence[Message]:
     text, end = read_log(session, run_id, offset=after, limit=STREAMED_LOG_CHARACTERS)
     piece = LogPiece(text=text, next_offset=end)
-    return [Message.of(end, piece.model_dump_json())] if text else []
+    return [Message.of(after, end, piece.model_dump_json())] if text else []
 
 
 EVENTS = Feed(newest=NEWEST_EVENT, read=_event_messages)

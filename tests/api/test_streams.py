@@ -383,7 +383,19 @@ def answers(url: str) -> bool:
 
 
 def message(cursor: int, size: int = 10) -> Message:
-    return Message(cursor, b"x" * size)
+    return Message(cursor - 1, cursor, b"x" * size)
+
+
+def test_a_cursor_inside_a_message_is_not_served_from_what_is_kept() -> None:
+    topic = Topic()
+    topic.take(News((), 10, None))
+    topic.take(News([Message(10, 20, b"10 to 20"), Message(20, 30, b"20 to 30")], 30, None))
+    assert [each.sent for each in topic.after(10) or ()] == [b"10 to 20", b"20 to 30"]
+    assert topic.after(15) is None
+    assert [each.sent for each in topic.after(20) or ()] == [b"20 to 30"]
+    assert topic.after(25) is None
+    assert topic.after(30) == []
+    assert topic.after(9) is None
 
 
 @given(
@@ -402,8 +414,9 @@ def test_a_topic_holds_a_bounded_and_unbroken_end_of_its_feed(
         assert sum(len(each.sent) for each in topic.recent) == topic.size <= RECENT_BYTES
         assert topic.position is not None
         for cursor in range(99, topic.position + 1):
-            if topic.holds(cursor):
-                found = [each.cursor for each in topic.after(cursor)]
+            held = topic.after(cursor)
+            if held is not None:
+                found = [each.cursor for each in held]
                 assert found == list(range(cursor + 1, topic.position + 1))
 
 
