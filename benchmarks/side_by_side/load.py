@@ -144,7 +144,8 @@ def _run(target: Target, connections: int, seconds: float) -> Load:
                 first_error = first_error or answer[2]
                 if time.perf_counter() - started < seconds:
                     key.data.send(next(requests))
-                else:
+                else:  # the server may close it before the others are through
+                    selector.unregister(key.fileobj)
                     busy -= 1
         took = time.perf_counter() - started
         cpu = (time.process_time() - cpu) / took
