@@ -7,6 +7,7 @@ from functools import partial
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from api import openai
 from api.errors import describe_problems, install_error_handlers
 from api.hub import Hub
 from api.queue import WorkerQueue
@@ -67,5 +68,8 @@ def create_app(
     install_error_handlers(app)
     for router in (runs.router, journal.router, datasets.router, adapters.router, health.router):
         app.include_router(router)
+    for router in openai.routers:
+        app.include_router(router)
+    openai.answer_below_v1(app)
     describe_problems(app)
     return app

@@ -233,6 +233,11 @@ class Settings(BaseSettings):
         return _resolved(self.models_dirs) or (self.home_dir / "models",)
 
     @property
+    def fetched_models(self) -> Path:
+        """Copies from the hub, one folder a model."""
+        return self.home_dir / "hub"
+
+    @property
     def redis_socket(self) -> Path:
         return self.home_dir / "redis" / "redis.sock"
 

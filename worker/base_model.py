@@ -13,13 +13,8 @@ from finlora_core.training.base_model import find_base_model
 
 def find_local(name: str, settings: Settings) -> Path | None:
     """The model's folder when it is at hand."""
-    return find_base_model(name, (*settings.models, fetched_root(settings)))
-
-
-def fetched_root(settings: Settings) -> Path:
-    """Copies from the hub, one folder a model."""
-    return settings.home_dir / "hub"
+    return find_base_model(name, (*settings.models, settings.fetched_models))
 
 
 def fetch_command(python: str, name: str, settings: Settings) -> Sequence[str]:
-    return [python, "-m", "worker.fetch", name, str(fetched_root(settings) / name)]
+    return [python, "-m", "worker.fetch", name, str(settings.fetched_models / name)]

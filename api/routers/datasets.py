@@ -1,55 +1,29 @@
 """Datasets: upload a file of rows, look at it, name its id in a run config."""
 
-import hashlib
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
 
 from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
 from api.errors import responses
-from api.idempotency import IdempotencyKey, Once
-from api.multipart import Form, describe, receive
+from api.idempotency import IdempotencyKey
+from api.intake import Intake, UploadFields
+from api.multipart import describe
 from api.ranges import Content, content_responses, respond
 from finlora_core.adapters import archive
 from finlora_core.datasets import registry, stats
-from finlora_core.datasets.files import MIB, DatasetFiles, Incoming
-from finlora_core.datasets.intake import Received, take
+from finlora_core.datasets.files import DatasetFiles
 from finlora_core.db.models import Dataset
-from finlora_core.db.session import Database, now
-from finlora_core.errors import InvalidRequest
-from finlora_core.runs.config import PromptFormat, explain
+from finlora_core.db.session import Database
+from finlora_core.runs.config import PromptFormat
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(422, 503))
 
-MAX_LIFETIME = 10 * 365 * 86400
-
 DatasetId = Annotated[str, Path(description="`dataset_…`, as POST /datasets answered it.")]
-
-
-class UploadFields(BaseModel):
-    """What may stand beside the file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    prompt_format: PromptFormat | None = Field(
-        None, description="What a row holds. Default: what the first one seems to."
-    )
-    expires_after_seconds: int | None = Field(
-        None, ge=1, le=MAX_LIFETIME, description="Remove it then, should no run need it."
-    )
-
-    @classmethod
-    def of(cls, form: Form) -> "UploadFields":
-        """Raises `InvalidRequest`."""
-        try:
-            return cls.model_validate(form.fields)
-        except ValidationError as error:
-            raise InvalidRequest(*explain(error.errors(), [*cls.model_fields, "file"])) from None
 
 
 class DatasetRead(BaseModel):
@@ -110,14 +84,8 @@ async def create_dataset(
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetRead:
     """Upload JSON lines. They are checked line by line; what cannot be trained on is not kept."""
-    limit = settings.max_upload_mib * MIB
-    with files.receive(LOCAL, limit=limit) as incoming:
-        form = await receive(request, "file", incoming.write, limit)
-        fields = UploadFields.of(form)
-        name = registry.plain_name(form.filename)
-        received = await run_in_threadpool(take, incoming, name, fields.prompt_format)
-        once = Once(idempotency_key, _digest(name, fields, received), response)
-        read = await run_in_threadpool(_list, db, incoming, received, name, fields, once)
+    intake = Intake(LOCAL, settings, db, files)
+    read = _read(await intake.receive(request, response, idempotency_key, UploadFields.of))
     response.headers["Location"] = f"/datasets/{read.id}"
     return read
 
@@ -207,38 +175,6 @@ def content_of(dataset: Dataset, files: DatasetFiles) -> Content:
         filename=path.name,
         read=partial(archive.read, path),
     )
-
-
-def _list(
-    db: Database,
-    incoming: Incoming,
-    received: Received,
-    name: str,
-    fields: UploadFields,
-    once: Once,
-) -> DatasetRead:
-    """The row, or the one that an earlier request with this key has made."""
-    seconds = fields.expires_after_seconds
-    lifetime = timedelta(seconds=seconds) if seconds else None
-    with db.transaction() as session:
-        at = now(session)
-
-        def add() -> str:
-            return registry.add_dataset(
-                session, received, owner=LOCAL, name=name, lifetime=lifetime, now=at
-            ).id
-
-        made = once.make(session, LOCAL, add, now=at)
-        read = _read(registry.get_dataset(session, LOCAL, made.id))
-    if not made.is_new:
-        incoming.withdraw()
-    return read
-
-
-def _digest(name: str, fields: UploadFields, received: Received) -> str:
-    """Of the whole request, but for how its parts were separated."""
-    text = f"POST /datasets\n{name}\n{fields.model_dump_json()}\n{received.facts.sha256}"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _find(db: Database, dataset_id: str) -> Dataset:

@@ -101,6 +101,7 @@ class RunRead(BaseModel):
         description="Of the newest whole checkpoint: where the next attempt goes on."
     )
     time_limit_seconds: float | None
+    metadata: dict[str, str] | None
     config: RunConfig
     profile_changes: list[Change] = Field(
         description="What the config's `profile` changes on a GPU; empty for `faithful`."
@@ -334,6 +335,7 @@ def _show(
         progress=Progress.model_validate(run.progress) if run.progress else None,
         checkpoint_step=run.checkpoint_step,
         time_limit_seconds=run.time_limit_seconds,
+        metadata=run.user_metadata,
         config=config,
         profile_changes=[
             Change(key=key, faithful=faithful, fast=fast)

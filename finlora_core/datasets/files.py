@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from finlora_core.errors import DatasetFileMissing, InsufficientStorage, UploadTooLarge
 
 DATASET_ID = re.compile(r"dataset_[0-9a-f]{20}")
+PART_ID = re.compile(r"part_[0-9a-f]{20}")
 
 MIB = 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,10 +51,11 @@ class DatasetFiles:
 
     def receive(self, owner: str, *, limit: int) -> "Incoming":
         """A new dataset's file, of `limit` bytes at most."""
-        final = self.path(owner, f"dataset_{uuid.uuid4().hex[:20]}")
-        with _or_full():
-            final.parent.mkdir(parents=True, exist_ok=True)
-        return Incoming(final, limit)
+        return Incoming(self.path(owner, f"dataset_{uuid.uuid4().hex[:20]}"), limit)
+
+    def receive_part(self, owner: str, upload_id: str, *, limit: int) -> "Incoming":
+        """A new part's file, of `limit` bytes at most."""
+        return Incoming(self.parts(owner, upload_id) / f"part_{uuid.uuid4().hex[:20]}", limit)
 
     @contextmanager
     def removing(self, owner: str, id: str) -> Iterator[None]:
@@ -75,6 +77,10 @@ class DatasetFiles:
     def parts(self, owner: str, upload_id: str) -> Path:
         """The folder of an upload's parts."""
         return self._root / owner / f".{upload_id}"
+
+    def size_of_parts(self, owner: str, upload_id: str) -> int:
+        """Bytes."""
+        return sum(part.stat().st_size for part in self.parts(owner, upload_id).glob("part_*"))
 
     def discard_parts(self, owner: str, upload_id: str) -> None:
         shutil.rmtree(self.parts(owner, upload_id), ignore_errors=True)
@@ -102,6 +108,7 @@ class Incoming:
         self._final = final
         self._limit = limit
         with _or_full():
+            final.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("xb")
 
     @property
@@ -154,7 +161,7 @@ def require_fits(size: int, limit: int) -> None:
     """Raises `UploadTooLarge`. Both in bytes."""
     if size > limit:
         raise UploadTooLarge(
-            f"a dataset may have {limit // MIB} MiB here (FINLORA_MAX_UPLOAD_MIB)"
+            f"more than {limit} bytes, the most that may come here (FINLORA_MAX_UPLOAD_MIB)"
         )
 
 

@@ -3,12 +3,15 @@
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Upload
 from finlora_core.errors import Conflict, NotFound
+
+Status = Literal["pending", "completed", "cancelled", "expired"]
 
 LIFETIME = timedelta(hours=24)
 """Of an upload that nobody completes."""
@@ -48,7 +51,17 @@ def require_open(upload: Upload, now: datetime) -> None:
         raise Conflict(f"upload {upload.id!r} is {ended}")
 
 
-def status_of(upload: Upload, now: datetime) -> str:
+def cancel_upload(session: Session, owner: str, id: str, *, now: datetime) -> Upload:
+    """Repeating it changes nothing. Raises `NotFound`, `Conflict`."""
+    upload = get_upload(session, owner, id, lock=True)
+    if upload.cancelled_at is None:
+        require_open(upload, now)
+        upload.cancelled_at = now
+        session.flush()
+    return upload
+
+
+def status_of(upload: Upload, now: datetime) -> Status:
     if upload.dataset_id is not None:
         return "completed"
     if upload.cancelled_at is not None:

@@ -33,10 +33,11 @@ def page(
     ordered = query.order_by(model.created_at.desc(), model.id.desc()).limit(limit + 1)
     rows = session.scalars(ordered).all()
     more = len(rows) > limit
-    return Page(rows[:limit], _encode(rows[limit - 1]) if more else None)
+    return Page(rows[:limit], cursor_after(rows[limit - 1]) if more else None)
 
 
-def _encode(row: Listed) -> str:
+def cursor_after(row: Listed) -> str:
+    """Where the page after this row starts."""
     text = f"{row.created_at.astimezone(UTC).isoformat()}|{row.id}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 

@@ -86,6 +86,15 @@ ModelName = Annotated[str, StringConstraints(max_length=256), AfterValidator(_mo
 RunName = Annotated[str, StringConstraints(max_length=128), AfterValidator(_safe_name)]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=64), BeforeValidator(_printable)],
+        Annotated[str, StringConstraints(max_length=512), BeforeValidator(_printable)],
+    ],
+    Field(max_length=16),
+]
+"""As much as OpenAI's jobs may have."""
+
 Modules = Annotated[
     list[str] | str,
     PlainValidator(_modules),
@@ -315,6 +324,9 @@ class RunRequest(RunConfig):
         gt=0,
         allow_inf_nan=False,
         description="Stop the run, with a checkpoint, after this much time on workers in all.",
+    )
+    metadata: Metadata | None = Field(
+        None, description="Your own words for the run: up to 16, shown with it and never read."
     )
 
     @property

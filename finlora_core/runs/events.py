@@ -97,6 +97,23 @@ def tell_published(session: Session, run: Run, adapter: Adapter) -> None:
     )
 
 
+def newest_events(
+    session: Session,
+    run_id: str,
+    *,
+    before: int | None,
+    limit: int,
+    type: EventType | None = None,
+) -> Sequence[Event]:
+    """The newest first; of one type, when told so."""
+    of_run = select(Event).where(Event.run_id == run_id)
+    if before is not None:
+        of_run = of_run.where(Event.id < before)
+    if type is not None:
+        of_run = of_run.where(Event.type == type)
+    return session.scalars(of_run.order_by(Event.id.desc()).limit(limit)).all()
+
+
 def read_events(session: Session, run_id: str, *, after: int, limit: int) -> Sequence[Event]:
     """The oldest first."""
     of_run = select(Event).where(Event.run_id == run_id, Event.id > after)

@@ -31,6 +31,10 @@ LOG_END = (
 """The cursors of what is last, for a query of runs."""
 
 
+LATELY = 64
+"""Points: a run logs about 100, and validates four times an epoch."""
+
+
 class Progress(BaseModel):
     """How far the training of a run is."""
 
@@ -80,6 +84,17 @@ def read_metrics(
         .order_by(MetricPoint.id)
         .limit(limit)
     ).all()
+
+
+def newest_values(session: Session, run_id: str, *, step: int | None = None) -> dict[str, float]:
+    """Of each thing that was logged lately, up to a step: its newest value."""
+    lately = select(MetricPoint).where(MetricPoint.run_id == run_id)
+    if step is not None:
+        lately = lately.where(MetricPoint.step <= step)
+    values: dict[str, float] = {}
+    for point in session.scalars(lately.order_by(MetricPoint.id.desc()).limit(LATELY)):
+        values = {**point.values, **values}
+    return values
 
 
 def append_log(session: Session, run_id: str, text: str) -> None:

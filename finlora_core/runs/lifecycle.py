@@ -46,6 +46,7 @@ class Order:
     priority: int = 0
     time_limit_seconds: float | None = None
     parent_id: str | None = None
+    user_metadata: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def retry_run(
         priority=parent.priority,
         time_limit_seconds=parent.time_limit_seconds,
         parent_id=parent.id,
+        user_metadata=parent.user_metadata,
     )
     config = RunConfig.model_validate(parent.config)
     return create_run(session, config, order, dataset=dataset, validation=validation, now=now)

@@ -59,6 +59,7 @@ def create_run(
         owner=owner,
         priority=request.priority,
         time_limit_seconds=request.time_limit_seconds,
+        user_metadata=request.metadata,
     )
     return lifecycle.create_run(session, request.config, order, **data, now=now)
 

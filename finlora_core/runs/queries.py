@@ -75,6 +75,15 @@ def ancestors(session: Session, run: Run) -> Sequence[str]:
     return found
 
 
+def adapters(session: Session, runs: Sequence[Run]) -> Mapping[str, Adapter]:
+    """What each run has published, by the run's id."""
+    succeeded = [run.id for run in runs if run.status is RunStatus.SUCCEEDED]
+    if not succeeded:
+        return {}
+    found = session.scalars(select(Adapter).where(Adapter.run_id.in_(succeeded)))
+    return {adapter.run_id: adapter for adapter in found if adapter.run_id is not None}
+
+
 def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
     """What each run has published, by the run's id."""
     succeeded = [run.id for run in runs if run.status is RunStatus.SUCCEEDED]

@@ -53,6 +53,15 @@ def find_base_model(name: str, roots: Iterable[Path]) -> Path | None:
     return None
 
 
+def list_base_models(roots: Iterable[Path]) -> Mapping[str, Path]:
+    """Folder by name, `<org>/<model>`, of those at hand; the first root that has one counts."""
+    found: dict[str, Path] = {}
+    for root in roots:
+        for config in sorted(root.glob(f"*/*/{CONFIG}")):
+            found.setdefault(f"{config.parent.parent.name}/{config.parent.name}", config.parent)
+    return found
+
+
 def read_base_model(folder: Path) -> BaseModelFacts:
     """Raises `BaseModelUnreadable`, naming the file."""
     config = _read_object(folder / CONFIG)

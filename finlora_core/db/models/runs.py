@@ -74,6 +74,8 @@ class Run(Listed, Base):
     """Of one machine, that train it together."""
     time_limit_seconds: Mapped[float | None]
     """Of all attempts together."""
+    user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    """Its user's own words for it; `metadata` itself is SQLAlchemy's."""
 
     status: Mapped[RunStatus] = mapped_column(default=RunStatus.QUEUED)
     """Written by `runs.lifecycle` and by nothing else."""

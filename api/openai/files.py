@@ -1,0 +1,173 @@
+"""Files: datasets, by OpenAI's names, and the metrics of finished jobs."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
+from api.idempotency import IdempotencyKey
+from api.intake import Intake, UploadFields
+from api.multipart import Form, describe
+from api.openai import results
+from api.openai.errors import responses
+from api.openai.ids import FILE, RESULT, native, shown
+from api.openai.lists import After, ListOf, list_of
+from api.ranges import respond
+from api.routers.datasets import content_of
+from finlora_core.datasets import registry
+from finlora_core.db.models import Dataset
+from finlora_core.db.pages import cursor_after
+from finlora_core.db.session import Database
+from finlora_core.errors import InvalidRequest, KeyProblem
+
+router = APIRouter(prefix="/v1/files", tags=["openai: files"], responses=responses(400, 503))
+
+PURPOSE: Literal["fine-tune"] = "fine-tune"
+MAX_PAGE = 10_000
+"""OpenAI's."""
+
+FileId = Annotated[str, Path(description="`file-…`, as the upload answered it.")]
+
+
+class FileObject(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int = Field(description="Unix seconds, as all times here.")
+    filename: str
+    purpose: Literal["fine-tune", "fine-tune-results"]
+    status: Literal["processed"] = Field(
+        default="processed", description="What cannot be trained on is refused, not kept."
+    )
+    expires_at: int | None = None
+
+
+class FileDeleted(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+_FIELDS: dict[str, Any] = {
+    "purpose": {"type": "string", "enum": [PURPOSE]},
+    "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+    "expires_after[seconds]": {"type": "integer"},
+}
+
+
+@router.post(
+    "",
+    operation_id="openai_create_file",
+    responses=responses(409, 413, 507),
+    openapi_extra=describe("file", _FIELDS),
+)
+async def create_file(
+    request: Request,
+    response: Response,
+    settings: SettingsDep,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> FileObject:
+    """Upload JSON lines to train on, of `{context, target}`, `{messages}` or alpaca's form.
+
+    Every line is checked before the answer; the first that cannot be used is named."""
+    intake = Intake(LOCAL, settings, db, files)
+    return show_file(await intake.receive(request, response, idempotency_key, _fields_of))
+
+
+@router.get("", operation_id="openai_list_files", responses=responses(404))
+def list_files(
+    db: DatabaseDep,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+    order: Annotated[Literal["desc"], Query(description="Newest first.")] = "desc",
+    purpose: str = PURPOSE,
+) -> ListOf[FileObject]:
+    """The files to train on. Results of jobs are named by their jobs."""
+    if purpose != PURPOSE:
+        return list_of([], has_more=False)
+    with db.reading() as session:
+        last = registry.get_dataset(session, LOCAL, native(FILE, after)) if after else None
+        cursor = cursor_after(last) if last else None
+        page = registry.list_datasets(session, LOCAL, cursor=cursor, limit=limit)
+    return list_of([show_file(row) for row in page.rows], has_more=page.next_cursor is not None)
+
+
+@router.get("/{file_id}", operation_id="openai_get_file", responses=responses(404))
+def get_file(file_id: FileId, db: DatabaseDep) -> FileObject:
+    """One file, to train on or of a job's results."""
+    if file_id.startswith(RESULT):
+        return _show_result(results.read(db, LOCAL, file_id))
+    return show_file(_find(db, file_id))
+
+
+@router.get(
+    "/{file_id}/content",
+    operation_id="openai_get_file_content",
+    response_class=StreamingResponse,
+    responses=responses(404, 410),
+)
+def get_file_content(
+    file_id: FileId, request: Request, db: DatabaseDep, files: DatasetFilesDep
+) -> Response:
+    """The file as it was sent; of a job's results, a table of its metrics as CSV."""
+    if file_id.startswith(RESULT):
+        return Response(results.read(db, LOCAL, file_id).content, media_type="text/csv")
+    return respond(request, content_of(_find(db, file_id), files))
+
+
+@router.delete("/{file_id}", operation_id="openai_delete_file", responses=responses(404, 409))
+def delete_file(file_id: FileId, db: DatabaseDep, files: DatasetFilesDep) -> FileDeleted:
+    """Remove it, unless a job that has not ended trains on it."""
+    dataset = _find(db, file_id)
+    with files.removing(LOCAL, dataset.id), db.transaction() as session:
+        registry.forget_dataset(session, LOCAL, dataset.id)
+    return FileDeleted(id=file_id)
+
+
+def show_file(dataset: Dataset) -> FileObject:
+    expires_at = dataset.expires_at
+    return FileObject(
+        id=shown(dataset.id),
+        bytes=dataset.bytes,
+        created_at=int(dataset.created_at.timestamp()),
+        filename=dataset.name,
+        purpose=PURPOSE,
+        expires_at=int(expires_at.timestamp()) if expires_at else None,
+    )
+
+
+def require_purpose(purpose: str | None) -> None:
+    """Raises `InvalidRequest`."""
+    if purpose != PURPOSE:
+        raise InvalidRequest(
+            KeyProblem("purpose", "invalid_value", f"must be {PURPOSE!r}: this server trains")
+        )
+
+
+def _fields_of(form: Form) -> UploadFields:
+    """OpenAI's fields as the native ones. Raises `InvalidRequest`."""
+    fields = dict(form.fields)
+    require_purpose(fields.pop("purpose", None))
+    fields.pop("expires_after[anchor]", None)  # there is one anchor only
+    if (seconds := fields.pop("expires_after[seconds]", None)) is not None:
+        fields["expires_after_seconds"] = seconds
+    return UploadFields.of(Form(form.filename, fields))
+
+
+def _show_result(result: results.Result) -> FileObject:
+    return FileObject(
+        id=result.id,
+        bytes=len(result.content),
+        created_at=result.created_at,
+        filename=results.FILENAME,
+        purpose="fine-tune-results",
+    )
+
+
+def _find(db: Database, file_id: str) -> Dataset:
+    with db.reading() as session:
+        return registry.get_dataset(session, LOCAL, native(FILE, file_id))

@@ -1,0 +1,31 @@
+"""The same thing, by its name here and by the one that OpenAI's clients expect."""
+
+from finlora_core.errors import NotFound
+
+FILE, JOB, EVENT, CHECKPOINT, RESULT = "file-", "ftjob-", "ftevent-", "ftckpt-", "file-result-"
+
+_NATIVE = {FILE: "dataset_", JOB: "run_"}
+_KINDS = {FILE: "file", JOB: "fine-tuning job", EVENT: "event", CHECKPOINT: "checkpoint"}
+
+
+def shown(native: str) -> str:
+    """`dataset_…` as `file-…`, `run_…` as `ftjob-…`; what has no other name stays as it is."""
+    for prefix, ours in _NATIVE.items():
+        if native.startswith(ours):
+            return prefix + native.removeprefix(ours)
+    return native
+
+
+def native(prefix: str, id: str) -> str:
+    """Raises `NotFound`, in OpenAI's words."""
+    if not id.startswith(prefix):
+        raise NotFound(_KINDS[prefix], id)
+    return _NATIVE[prefix] + id.removeprefix(prefix)
+
+
+def number(prefix: str, id: str) -> int:
+    """Of an event, which is a row's. Raises `NotFound`."""
+    digits = id.removeprefix(prefix)
+    if not (id.startswith(prefix) and digits.isascii() and digits.isdigit() and len(digits) < 19):
+        raise NotFound(_KINDS[prefix], id)
+    return int(digits)

@@ -1,0 +1,186 @@
+"""Uploads: a large file in parts, sent in any order and at once, which become one file."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
+from api.idempotency import OnceDep
+from api.multipart import describe, receive
+from api.openai.errors import responses
+from api.openai.files import FileObject, require_purpose, show_file
+from finlora_core.datasets import registry, uploads
+from finlora_core.datasets.files import MIB, DatasetFiles, require_fits
+from finlora_core.datasets.intake import Received, assemble, take
+from finlora_core.db.models import Dataset, Upload
+from finlora_core.db.session import Database, now
+
+router = APIRouter(prefix="/v1/uploads", tags=["openai: uploads"], responses=responses(400, 503))
+
+UploadId = Annotated[str, Path(description="`upload_…`, as POST /v1/uploads answered it.")]
+
+
+class ExpiresAfter(BaseModel):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=1, le=10 * 365 * 86400)
+
+
+class UploadRequest(BaseModel):
+    bytes: int = Field(ge=1, le=2**63 - 1, description="Of the whole file.")
+    filename: str = Field(max_length=1024)
+    mime_type: str = Field(max_length=256, description="Any: its rows are looked at.")
+    purpose: str = Field(examples=["fine-tune"])
+    expires_after: ExpiresAfter | None = None
+
+
+class CompleteRequest(BaseModel):
+    part_ids: list[str] = Field(max_length=10_000, description="In the order of the file.")
+    md5: str | None = Field(None, description="Of the whole file, in hexadecimal.")
+
+
+class UploadObject(BaseModel):
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: Literal["fine-tune"] = "fine-tune"
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: FileObject | None = None
+
+
+class PartObject(BaseModel):
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
+
+
+@router.post("", operation_id="openai_create_upload", responses=responses(409, 413))
+def create_upload(
+    body: UploadRequest, settings: SettingsDep, db: DatabaseDep, once: OnceDep
+) -> UploadObject:
+    """Announce a file of `bytes` bytes. Its parts have a day to come."""
+    require_purpose(body.purpose)
+    require_fits(body.bytes, settings.max_upload_mib * MIB)
+    name = registry.plain_name(body.filename)
+    lifetime = body.expires_after.seconds if body.expires_after else None
+    with db.transaction() as session:
+        at = now(session)
+
+        def begin() -> str:
+            return uploads.begin_upload(
+                session, LOCAL, name, body.bytes, lifetime=lifetime, now=at
+            ).id
+
+        made = once.make(session, LOCAL, begin, now=at)
+        return _show(uploads.get_upload(session, LOCAL, made.id), at)
+
+
+@router.post(
+    "/{upload_id}/parts",
+    operation_id="openai_create_upload_part",
+    responses=responses(404, 409, 413, 507),
+    openapi_extra=describe("data", {}),
+)
+async def create_part(
+    upload_id: UploadId, request: Request, db: DatabaseDep, files: DatasetFilesDep
+) -> PartObject:
+    """One part; several may come at once."""
+    part = await run_in_threadpool(_expect_part, db, files, upload_id)
+    with files.receive_part(LOCAL, upload_id, limit=part.limit) as incoming:
+        await receive(request, "data", incoming.write, part.limit)
+        await run_in_threadpool(incoming.finish)
+        await run_in_threadpool(incoming.publish)
+    return PartObject(id=incoming.id, created_at=part.created_at, upload_id=upload_id)
+
+
+@router.post(
+    "/{upload_id}/complete",
+    operation_id="openai_complete_upload",
+    responses=responses(404, 409, 507),
+)
+def complete_upload(
+    upload_id: UploadId, body: CompleteRequest, db: DatabaseDep, files: DatasetFilesDep
+) -> UploadObject:
+    """The parts, one after the other, become a file to train on. Asking twice is asking once."""
+    with db.reading() as session:
+        at = now(session)
+        upload = uploads.get_upload(session, LOCAL, upload_id)
+        if upload.dataset_id is not None:
+            return _show(upload, at, session.get(Dataset, upload.dataset_id))
+        uploads.require_open(upload, at)
+    with files.receive(LOCAL, limit=upload.bytes) as incoming:
+        assemble(files.parts(LOCAL, upload_id), body.part_ids, incoming, upload.bytes, body.md5)
+        received = take(incoming, upload.name, None, key="part_ids")
+        with db.transaction() as session:
+            read = _complete(session, upload_id, received)
+    files.discard_parts(LOCAL, upload_id)
+    return read
+
+
+@router.post(
+    "/{upload_id}/cancel", operation_id="openai_cancel_upload", responses=responses(404, 409)
+)
+def cancel_upload(upload_id: UploadId, db: DatabaseDep, files: DatasetFilesDep) -> UploadObject:
+    """Give it up, and remove its parts."""
+    with db.transaction() as session:
+        at = now(session)
+        read = _show(uploads.cancel_upload(session, LOCAL, upload_id, now=at), at)
+    files.discard_parts(LOCAL, upload_id)
+    return read
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What may come of one."""
+
+    limit: int
+    """Bytes."""
+    created_at: int
+
+
+def _expect_part(db: Database, files: DatasetFiles, upload_id: str) -> _Part:
+    """Raises `NotFound`, `Conflict`."""
+    with db.reading() as session:
+        at = now(session)
+        upload = uploads.get_upload(session, LOCAL, upload_id)
+        uploads.require_open(upload, at)
+    # twice the file: a part whose answer was lost is sent again
+    room = 2 * upload.bytes - files.size_of_parts(LOCAL, upload_id)
+    return _Part(min(room, upload.bytes), int(at.timestamp()))
+
+
+def _complete(session: Session, upload_id: str, received: Received) -> UploadObject:
+    at = now(session)
+    upload = uploads.get_upload(session, LOCAL, upload_id, lock=True)
+    uploads.require_open(upload, at)  # nobody else has completed it meanwhile
+    seconds = upload.lifetime_seconds
+    dataset = registry.add_dataset(
+        session,
+        received,
+        owner=LOCAL,
+        name=upload.name,
+        lifetime=timedelta(seconds=seconds) if seconds else None,
+        now=at,
+    )
+    upload.dataset_id = dataset.id
+    return _show(upload, at, dataset)
+
+
+def _show(upload: Upload, at: datetime, dataset: Dataset | None = None) -> UploadObject:
+    return UploadObject(
+        id=upload.id,
+        bytes=upload.bytes,
+        created_at=int(upload.created_at.timestamp()),
+        expires_at=int(upload.expires_at.timestamp()),
+        filename=upload.name,
+        status=uploads.status_of(upload, at),
+        file=show_file(dataset) if dataset else None,
+    )
