@@ -15,9 +15,6 @@ from finlora_core.datasets.files import DatasetFiles
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
 
-LOCAL = "local"
-"""The owner of everything while there are no keys."""
-
 
 async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings

@@ -19,12 +19,14 @@ from starlette.exceptions import HTTPException
 from finlora_core.errors import (
     Conflict,
     FinLoRAError,
+    Forbidden,
     Gone,
     InsufficientStorage,
     Invalid,
     KeyProblem,
     MalformedBody,
     NotFound,
+    Unauthorized,
     Unavailable,
     UploadTooLarge,
 )
@@ -33,6 +35,8 @@ from finlora_core.runs.config import explain
 logger = logging.getLogger(__name__)
 
 STATUS: dict[type[FinLoRAError], HTTPStatus] = {
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
     Gone: HTTPStatus.GONE,
@@ -42,6 +46,8 @@ STATUS: dict[type[FinLoRAError], HTTPStatus] = {
     InsufficientStorage: HTTPStatus.INSUFFICIENT_STORAGE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 SCHEMAS = "#/components/schemas/{model}"
 
@@ -134,7 +140,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
 async def _finlora_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FinLoRAError)  # noqa: S101  # registered for nothing else
-    return problem(status_of(type(error)), error.code, str(error), error.problems)
+    headers = CHALLENGE if isinstance(error, Unauthorized) else None
+    return problem(status_of(type(error)), error.code, str(error), error.problems, headers)
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:

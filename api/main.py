@@ -8,11 +8,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api import openai
+from api.access import Doorman
 from api.errors import describe_problems, install_error_handlers
 from api.hub import Hub
 from api.queue import WorkerQueue
-from api.routers import adapters, datasets, health, journal, runs
+from api.routers import adapters, datasets, health, journal, keys, runs
 from api.stopping import calling_on_stop
+from finlora_core.access.pepper import load_pepper
 from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
@@ -28,6 +30,7 @@ Post a FinLoRA run config, poll the run, download the adapter.
 2. `GET /runs/{run_id}` shows status, step, loss and time left.
 3. `GET /adapters/{adapter_id}/download` gives the finished adapter as one archive.
 
+Every request but those for health carries an API key: press Authorize, and paste it.
 Errors are `application/problem+json` with a stable `code`.
 """
 
@@ -65,8 +68,18 @@ def create_app(
     app.state.hub = hub
     app.state.store = store
     app.state.datasets = DatasetChecker()
+    app.state.pepper = load_pepper(settings)
+    app.state.doorman = Doorman(database, app.state.pepper)
     install_error_handlers(app)
-    for router in (runs.router, journal.router, datasets.router, adapters.router, health.router):
+    routers = (
+        runs.router,
+        journal.router,
+        datasets.router,
+        adapters.router,
+        keys.router,
+        health.router,
+    )
+    for router in routers:
         app.include_router(router)
     for router in openai.routers:
         app.include_router(router)

@@ -22,6 +22,7 @@ from random import Random
 from signal import SIGKILL
 from typing import Any
 
+from finlora_core.access.first_key import make_first_key, read_key
 from finlora_core.client import Client
 from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
@@ -165,12 +166,13 @@ def measure(folder: Path, settings: Settings) -> tuple[Sequence[Cancelled], Sequ
     plan = prepare_files(folder, settings, "by_parity", 1)
     database = Database.connect(settings.database)
     migrate(database)
+    make_first_key(database, settings)
     database.close()
     parts = Parts(settings, plan, workers=WORKERS)
     started = time.monotonic()
     try:
         parts.start()
-        with Client(parts.url) as client:
+        with Client(parts.url, read_key(settings)) as client:
             numbers = {_post(client, number): number for number in range(2 * RUNS)}
             bench = Bench(settings.home_dir, client, numbers, settings.heartbeat_seconds)
             bench.run(

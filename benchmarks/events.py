@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 from sqlalchemy import func, select
 
+from finlora_core.cli.terminal import API_KEY
 from finlora_core.db.migrate import migrate
 from finlora_core.db.models import Event
 from finlora_core.db.session import Database, now
@@ -37,7 +38,7 @@ from finlora_core.settings import Settings, load_settings
 from finlora_core.stack import free_port
 from tests.chaos.databases import start_database
 from tests.chaos.verdict import percentile
-from tests.support import FACTS, eventually, make_config
+from tests.support import FACTS, bearer, eventually, make_config, make_key
 
 WATCHERS = 1000
 RUNS = 100
@@ -106,7 +107,9 @@ class Clients:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     def _ask(self, writer: asyncio.StreamWriter, path: str, accept: str) -> None:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: api\r\nAccept: {accept}\r\n\r\n".encode())
+        headers = {"Host": "127.0.0.1", "Accept": accept, **bearer(os.environ[API_KEY])}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        writer.write(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> Any:
@@ -185,6 +188,7 @@ def measure(database: Database, settings: Settings, *, polling: bool) -> dict[st
         command = [sys.executable, "-m", "benchmarks.events", "--clients", str(settings.port)]
         process = subprocess.Popen(
             [*command, *(["--polling"] if polling else [])],
+            env={**os.environ, API_KEY: make_key(database, settings)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -61,7 +61,7 @@ class Demo:
             with self._stage("service"):
                 stack = open_until_the_end.enter_context(running_stack(settings))
                 self._console.print(f"  {stack.url}, Swagger UI at {stack.url}/docs")
-            client = open_until_the_end.enter_context(Client(stack.url))
+            client = open_until_the_end.enter_context(Client(stack.url, stack.key))
             return self._train_and_measure(client, settings, base)
 
     def _train_and_measure(self, client: Client, settings: Settings, base: Path) -> dict[str, Any]:

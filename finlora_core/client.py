@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 
 from finlora_core.download import InvalidAnswer, Report, download, ignore
-from finlora_core.errors import FinLoRAError, InvalidSettings, Unavailable
+from finlora_core.errors import FinLoRAError, InvalidSettings, Unauthorized, Unavailable
 from finlora_core.redact import redact
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
@@ -34,10 +34,11 @@ class ApiError(FinLoRAError):
 class Client:
     """One connection pool to one server. A context manager."""
 
-    def __init__(self, base_url: str) -> None:
-        """Raises `InvalidSettings` for what is no address."""
+    def __init__(self, base_url: str, key: str | None = None) -> None:
+        """`key` is an API key of the service. Raises `InvalidSettings` for what is no address."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            self._http = httpx.Client(base_url=base_url, timeout=30)
+            self._http = httpx.Client(base_url=base_url, timeout=30, headers=headers)
         except httpx.InvalidURL as error:
             raise InvalidSettings(f"{redact(base_url)!r} is no address: {error}") from None
 
@@ -185,6 +186,11 @@ def _raise_for(answer: httpx.Response) -> None:
     problem = _problem(answer)
     if answer.status_code in _AWAY:
         raise Unavailable(str(problem["detail"]))
+    if answer.status_code == 401:
+        raise Unauthorized(
+            "the service wants an API key: set FINLORA_API_KEY to one that `finlora keys create` "
+            "has shown, and that has neither ended nor been revoked"
+        )
     raise ApiError(problem)
 
 

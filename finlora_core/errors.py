@@ -1,6 +1,8 @@
 """Every error FinLoRA raises on purpose.
 
 FinLoRAError
+├── Unauthorized         no key, or one that is wrong, expired or revoked
+├── Forbidden            the key is good, but not for this
 ├── NotFound             the named thing does not exist
 ├── Conflict             it exists, but its state forbids the request
 │   ├── IllegalTransition
@@ -49,6 +51,14 @@ class FinLoRAError(Exception):
 
     code: ClassVar[str] = "internal_error"
     problems: tuple[KeyProblem, ...] = ()
+
+
+class Unauthorized(FinLoRAError):
+    code = "unauthorized"
+
+
+class Forbidden(FinLoRAError):
+    code = "forbidden"
 
 
 class NotFound(FinLoRAError):

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
         description="Folders, separated by ':', searched for <org>/<model> before the hub. "
         "Default: models/ in the home.",
     )
+    key_pepper: SecretStr | None = Field(
+        None,
+        description="What stored API keys are hashed with; the same for every process. Default: "
+        "the file pepper in the home, made at the first start.",
+    )
     hf_token: SecretStr | None = Field(
         None, description="Hugging Face token; reaches only the step that fetches a base model."
     )

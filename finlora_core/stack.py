@@ -20,6 +20,7 @@ from typing import IO
 
 import httpx
 
+from finlora_core.access.first_key import make_first_key, read_key
 from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
 from finlora_core.errors import Conflict, InvalidSettings, Unavailable
@@ -55,6 +56,11 @@ class Stack:
         host = self.settings.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
 
+    @property
+    def key(self) -> str | None:
+        """The first API key, which was made at the first start."""
+        return read_key(self.settings)
+
     def start(self) -> None:
         """Returns when the API answers and the worker listens. Raises `Unavailable`."""
         self.start_api()
@@ -71,6 +77,7 @@ class Stack:
         self._wait_until(self.settings.redis_socket.exists, "redis")
         database = Database.connect(self.settings.database)
         migrate(database)
+        make_first_key(database, self.settings)
         database.close()
         self.start_process("api")
 

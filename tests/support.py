@@ -7,9 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from finlora_core.access import keys
+from finlora_core.access.owners import DEFAULT_OWNER
+from finlora_core.access.pepper import load_pepper
+from finlora_core.access.scopes import ALL
 from finlora_core.datasets.check import DatasetFacts
+from finlora_core.db.session import Database, now
 from finlora_core.runs.config import PromptFormat, RunConfig
 from finlora_core.runs.outcome import RetryPolicy
+from finlora_core.settings import Settings
 
 POLICY = RetryPolicy(max_crashes=3, backoff=30)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -21,6 +27,21 @@ FORM = PromptFormat.INSTRUCTION
 def make_config(**keys: Any) -> RunConfig:
     """A run config; `keys` replace or add to what it needs."""
     return RunConfig(**{"base_model": BASE_MODEL, "dataset_path": "train.jsonl", **keys})
+
+
+def make_key(
+    database: Database, settings: Settings, *, owner: str = DEFAULT_OWNER, scopes: Any = ALL
+) -> str:
+    """An API key, as its owner is given it."""
+    pepper = load_pepper(settings)
+    with database.transaction() as session:
+        at = now(session)
+        _, text = keys.create(session, pepper, name="test", owner=owner, scopes=scopes, now=at)
+        return text
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 def write_dataset(path: Path, rows: int = 2) -> Path:

@@ -114,7 +114,7 @@ def _keep_what_they_saved(attempt: Attempt, heartbeat: Heartbeat) -> None:
 
 def _load(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> Attempt:
     with bench.database.reading() as session:
-        run = queries.get_run(session, lease.run_id)
+        run = queries.get_any_run(session, lease.run_id)
         attempts = queries.list_attempts(session, run.id)
         limit, spent = run.time_limit_seconds, queries.seconds_trained(session, run.id)
         return Attempt(

@@ -36,14 +36,14 @@ def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File
                 raise LeaseLost("the database did not come back in time") from None
             time.sleep(1)
     if status is RunStatus.SUCCEEDED:
-        _link_newest(bench, attempt.config.variant, attempt.name)
+        _link_newest(bench, attempt.owner, attempt.config.variant, attempt.name)
     return status
 
 
-def _link_newest(bench: Bench, variant: str, name: str) -> None:
+def _link_newest(bench: Bench, owner: str, variant: str, name: str) -> None:
     """The run has succeeded by now: a link that cannot be made is only said."""
     try:
-        link_newest(bench.database, bench.store, variant, name)
+        link_newest(bench.database, bench.store, owner, variant, name)
     except (OSError, SQLAlchemyError) as error:
         logger.warning("lora_adaptors/%s/%s was not linked: %s", variant, name, error)
 
@@ -55,7 +55,7 @@ def _try_finish(
         policy = RetryPolicy.of(bench.settings)
         status = lifecycle.finish(session, attempt.lease, end, now=now(session), policy=policy)
         if status is RunStatus.SUCCEEDED:
-            run = queries.get_run(session, attempt.lease.run_id)
+            run = queries.get_any_run(session, attempt.lease.run_id)
             id = registry.adapter_id(run.id, attempt.lease.attempt)
             adapter = registry.add_adapter(session, run, id, files)
             tell_published(session, run, adapter)
@@ -67,8 +67,8 @@ def discard_unlisted(bench: Bench, lease: Lease) -> None:
     id = registry.adapter_id(lease.run_id, lease.attempt)
     with bench.database.reading() as session:
         try:
-            adapter = registry.get_adapter(session, id)
+            adapter = registry.get_any_adapter(session, id)
         except NotFound:
             bench.store.discard(id)
             return
-    _link_newest(bench, adapter.variant, adapter.name)
+    _link_newest(bench, adapter.owner, adapter.variant, adapter.name)

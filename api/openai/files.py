@@ -6,7 +6,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
+from api.access import requires
+from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
 from api.idempotency import IdempotencyKey
 from api.intake import Intake, UploadFields
 from api.multipart import Form, describe
@@ -16,18 +17,24 @@ from api.openai.ids import FILE, RESULT, native, shown
 from api.openai.lists import After, ListOf, list_of
 from api.ranges import respond
 from api.routers.datasets import content_of
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.datasets import registry
 from finlora_core.db.models import Dataset
 from finlora_core.db.pages import cursor_after
 from finlora_core.db.session import Database
 from finlora_core.errors import InvalidRequest, KeyProblem
 
-router = APIRouter(prefix="/v1/files", tags=["openai: files"], responses=responses(400, 503))
+router = APIRouter(
+    prefix="/v1/files", tags=["openai: files"], responses=responses(400, 401, 403, 503)
+)
 
 PURPOSE: Literal["fine-tune"] = "fine-tune"
 MAX_PAGE = 10_000
 """OpenAI's."""
 
+Reader = Annotated[Caller, requires(Scope.DATASETS_READ)]
+Writer = Annotated[Caller, requires(Scope.DATASETS_WRITE)]
 FileId = Annotated[str, Path(description="`file-…`, as the upload answered it.")]
 
 
@@ -64,6 +71,7 @@ _FIELDS: dict[str, Any] = {
     openapi_extra=describe("file", _FIELDS),
 )
 async def create_file(
+    caller: Writer,
     request: Request,
     response: Response,
     settings: SettingsDep,
@@ -74,12 +82,13 @@ async def create_file(
     """Upload JSON lines to train on, of `{context, target}`, `{messages}` or alpaca's form.
 
     Every line is checked before the answer; the first that cannot be used is named."""
-    intake = Intake(LOCAL, settings, db, files)
+    intake = Intake(caller.owner, settings, db, files)
     return show_file(await intake.receive(request, response, idempotency_key, _fields_of))
 
 
 @router.get("", operation_id="openai_list_files", responses=responses(404))
 def list_files(
+    caller: Reader,
     db: DatabaseDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
@@ -90,18 +99,18 @@ def list_files(
     if purpose != PURPOSE:
         return list_of([], has_more=False)
     with db.reading() as session:
-        last = registry.get_dataset(session, LOCAL, native(FILE, after)) if after else None
+        last = registry.get_dataset(session, caller.owner, native(FILE, after)) if after else None
         cursor = cursor_after(last) if last else None
-        page = registry.list_datasets(session, LOCAL, cursor=cursor, limit=limit)
+        page = registry.list_datasets(session, caller.owner, cursor=cursor, limit=limit)
     return list_of([show_file(row) for row in page.rows], has_more=page.next_cursor is not None)
 
 
 @router.get("/{file_id}", operation_id="openai_get_file", responses=responses(404))
-def get_file(file_id: FileId, db: DatabaseDep) -> FileObject:
+def get_file(file_id: FileId, caller: Reader, db: DatabaseDep) -> FileObject:
     """One file, to train on or of a job's results."""
     if file_id.startswith(RESULT):
-        return _show_result(results.read(db, LOCAL, file_id))
-    return show_file(_find(db, file_id))
+        return _show_result(results.read(db, caller.owner, file_id))
+    return show_file(_find(db, caller.owner, file_id))
 
 
 @router.get(
@@ -111,20 +120,26 @@ def get_file(file_id: FileId, db: DatabaseDep) -> FileObject:
     responses=responses(404, 410),
 )
 def get_file_content(
-    file_id: FileId, request: Request, db: DatabaseDep, files: DatasetFilesDep
+    file_id: FileId,
+    caller: Reader,
+    request: Request,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
 ) -> Response:
     """The file as it was sent; of a job's results, a table of its metrics as CSV."""
     if file_id.startswith(RESULT):
-        return Response(results.read(db, LOCAL, file_id).content, media_type="text/csv")
-    return respond(request, content_of(_find(db, file_id), files))
+        return Response(results.read(db, caller.owner, file_id).content, media_type="text/csv")
+    return respond(request, content_of(_find(db, caller.owner, file_id), files))
 
 
 @router.delete("/{file_id}", operation_id="openai_delete_file", responses=responses(404, 409))
-def delete_file(file_id: FileId, db: DatabaseDep, files: DatasetFilesDep) -> FileDeleted:
+def delete_file(
+    file_id: FileId, caller: Writer, db: DatabaseDep, files: DatasetFilesDep
+) -> FileDeleted:
     """Remove it, unless a job that has not ended trains on it."""
-    dataset = _find(db, file_id)
-    with files.removing(LOCAL, dataset.id), db.transaction() as session:
-        registry.forget_dataset(session, LOCAL, dataset.id)
+    dataset = _find(db, caller.owner, file_id)
+    with files.removing(caller.owner, dataset.id), db.transaction() as session:
+        registry.forget_dataset(session, caller.owner, dataset.id)
     return FileDeleted(id=file_id)
 
 
@@ -168,6 +183,6 @@ def _show_result(result: results.Result) -> FileObject:
     )
 
 
-def _find(db: Database, file_id: str) -> Dataset:
+def _find(db: Database, owner: str, file_id: str) -> Dataset:
     with db.reading() as session:
-        return registry.get_dataset(session, LOCAL, native(FILE, file_id))
+        return registry.get_dataset(session, owner, native(FILE, file_id))

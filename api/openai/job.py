@@ -74,7 +74,7 @@ def show_job(run: Run, adapter: Adapter | None, tokens: int | None, now: datetim
         status=run.status,
         error=_error(run),
         model=run.base_model,
-        fine_tuned_model=names.model_of(adapter, run.owner) if adapter else None,
+        fine_tuned_model=names.model_of(adapter) if adapter else None,
         training_file=shown(config.dataset_path),
         validation_file=shown(validation) if validation else None,
         result_files=results.ids_of(run),

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api.deps import LOCAL, DatabaseDep, DatasetsDep, QueueDep, SettingsDep
+from api.access import requires
+from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.idempotency import OnceDep
 from api.openai.errors import responses
 from api.openai.ids import CHECKPOINT, EVENT, FILE, JOB, native, number, shown
@@ -15,6 +16,8 @@ from api.openai.job import JobObject, show_job, tokens_in
 from api.openai.job_request import JobRequest, to_run
 from api.openai.lists import After, ListOf, list_of
 from api.openai.names import checkpoint_of
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.datasets import registry
 from finlora_core.db.models import Dataset, Event, Run
 from finlora_core.db.pages import cursor_after
@@ -25,9 +28,13 @@ from finlora_core.runs.config import RunRequest
 from finlora_core.runs.event_type import EventType, Level
 
 router = APIRouter(
-    prefix="/v1/fine_tuning/jobs", tags=["openai: fine-tuning"], responses=responses(400, 503)
+    prefix="/v1/fine_tuning/jobs",
+    tags=["openai: fine-tuning"],
+    responses=responses(400, 401, 403, 503),
 )
 
+Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
+Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
 JobId = Annotated[str, Path(description="`ftjob-…`, as POST /v1/fine_tuning/jobs answered it.")]
 
 
@@ -60,6 +67,7 @@ class CheckpointObject(BaseModel):
 @router.post("", operation_id="openai_create_job", responses=responses(409))
 def create_job(
     body: JobRequest,
+    caller: Writer,
     settings: SettingsDep,
     db: DatabaseDep,
     queue: QueueDep,
@@ -67,16 +75,16 @@ def create_job(
     once: OnceDep,
 ) -> JobObject:
     """Queue a fine-tuning job. Any key of a FinLoRA run config may stand beside OpenAI's."""
-    request = _run_request(db, body)
-    data = posting.check_data(request, LOCAL, settings, datasets)
+    request = _run_request(db, caller.owner, body)
+    data = posting.check_data(request, caller.owner, settings, datasets)
     with db.transaction() as session:
         at = now(session)
 
         def create() -> str:
-            return posting.create_run(session, request, LOCAL, data, now=at).id
+            return posting.create_run(session, request, caller.owner, data, now=at).id
 
-        made = once.make(session, LOCAL, create, now=at)
-        job = _show(session, queries.get_run(session, made.id))
+        made = once.make(session, caller.owner, create, now=at)
+        job = _show(session, queries.get_run(session, caller.owner, made.id))
     if made.is_new:
         posting.offer(db, queue, made.id)
     return job
@@ -85,6 +93,7 @@ def create_job(
 @router.get("", operation_id="openai_list_jobs", responses=responses(404))
 def list_jobs(
     request: Request,
+    caller: Reader,
     db: DatabaseDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -93,9 +102,10 @@ def list_jobs(
     if any(key.startswith("metadata") for key in request.query_params):
         raise InvalidRequest(KeyProblem("metadata", "invalid_value", "cannot be filtered by here"))
     with db.reading() as session:
-        last = queries.get_run(session, native(JOB, after)) if after else None
+        last = queries.get_run(session, caller.owner, native(JOB, after)) if after else None
         page = queries.list_runs(
             session,
+            caller.owner,
             status=None,
             name=None,
             variant=None,
@@ -107,33 +117,39 @@ def list_jobs(
 
 
 @router.get("/{job_id}", operation_id="openai_get_job", responses=responses(404))
-def get_job(job_id: JobId, db: DatabaseDep) -> JobObject:
+def get_job(job_id: JobId, caller: Reader, db: DatabaseDep) -> JobObject:
     """Its status, what it has made, and why it failed if it did."""
     with db.reading() as session:
-        return _show(session, _find(session, job_id))
+        return _show(session, _find(session, caller.owner, job_id))
 
 
 @router.post("/{job_id}/cancel", operation_id="openai_cancel_job", responses=responses(404, 409))
-def cancel_job(job_id: JobId, db: DatabaseDep) -> JobObject:
+def cancel_job(job_id: JobId, caller: Writer, db: DatabaseDep) -> JobObject:
     """A running job is `cancelled` once its training has stopped, within seconds."""
     with db.transaction() as session:
-        run = lifecycle.request_cancel(session, native(JOB, job_id), now=now(session))
+        run = lifecycle.request_cancel(
+            session, _find(session, caller.owner, job_id).id, now=now(session)
+        )
         return _show(session, run)
 
 
 @router.post("/{job_id}/pause", operation_id="openai_pause_job", responses=responses(404, 409))
-def pause_job(job_id: JobId, db: DatabaseDep) -> JobObject:
+def pause_job(job_id: JobId, caller: Writer, db: DatabaseDep) -> JobObject:
     """A running job is `paused` once its checkpoint is saved."""
     with db.transaction() as session:
-        run = lifecycle.request_pause(session, native(JOB, job_id), now=now(session))
+        run = lifecycle.request_pause(
+            session, _find(session, caller.owner, job_id).id, now=now(session)
+        )
         return _show(session, run)
 
 
 @router.post("/{job_id}/resume", operation_id="openai_resume_job", responses=responses(404, 409))
-def resume_job(job_id: JobId, db: DatabaseDep, queue: QueueDep) -> JobObject:
+def resume_job(job_id: JobId, caller: Writer, db: DatabaseDep, queue: QueueDep) -> JobObject:
     """Queue a paused job again; it goes on at the step where it was paused."""
     with db.transaction() as session:
-        run = lifecycle.resume_run(session, native(JOB, job_id), now=now(session))
+        run = lifecycle.resume_run(
+            session, _find(session, caller.owner, job_id).id, now=now(session)
+        )
         job = _show(session, run)
     posting.offer(db, queue, run.id)
     return job
@@ -142,6 +158,7 @@ def resume_job(job_id: JobId, db: DatabaseDep, queue: QueueDep) -> JobObject:
 @router.get("/{job_id}/events", operation_id="openai_list_job_events", responses=responses(404))
 def list_job_events(
     job_id: JobId,
+    caller: Reader,
     db: DatabaseDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -149,7 +166,7 @@ def list_job_events(
     """What has happened to it, newest first."""
     before = number(EVENT, after) if after else None
     with db.reading() as session:
-        run = _find(session, job_id)
+        run = _find(session, caller.owner, job_id)
         rows = events.newest_events(session, run.id, before=before, limit=limit + 1)
     return list_of([_show_event(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
@@ -159,6 +176,7 @@ def list_job_events(
 )
 def list_job_checkpoints(
     job_id: JobId,
+    caller: Reader,
     db: DatabaseDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
@@ -166,7 +184,7 @@ def list_job_checkpoints(
     """Those that were saved while it trained, newest first; a succeeded job needs them no more."""
     before = number(CHECKPOINT, after) if after else None
     with db.reading() as session:
-        run = _find(session, job_id)
+        run = _find(session, caller.owner, job_id)
         rows = events.newest_events(
             session, run.id, before=before, limit=limit + 1, type=EventType.CHECKPOINT_SAVED
         )
@@ -174,29 +192,29 @@ def list_job_checkpoints(
     return list_of(data, has_more=len(rows) > limit)
 
 
-def _run_request(db: Database, body: JobRequest) -> RunRequest:
+def _run_request(db: Database, owner: str, body: JobRequest) -> RunRequest:
     """Raises `InvalidRequest`."""
     with db.reading() as session:
-        training = _require_file(session, "training_file", body.training_file)
+        training = _require_file(session, owner, "training_file", body.training_file)
         validation = (
-            _require_file(session, "validation_file", body.validation_file)
+            _require_file(session, owner, "validation_file", body.validation_file)
             if body.validation_file
             else None
         )
     return to_run(body, training.id, validation.id if validation else None, training.prompt_format)
 
 
-def _require_file(session: Session, key: str, file_id: str) -> Dataset:
+def _require_file(session: Session, owner: str, key: str, file_id: str) -> Dataset:
     try:
-        return registry.get_dataset(session, LOCAL, native(FILE, file_id))
+        return registry.get_dataset(session, owner, native(FILE, file_id))
     except NotFound:
         raise InvalidRequest(
             KeyProblem(key, "invalid_value", f"there is no file {file_id!r}; upload it first")
         ) from None
 
 
-def _find(session: Session, job_id: str) -> Run:
-    return queries.get_run(session, native(JOB, job_id))
+def _find(session: Session, owner: str, job_id: str) -> Run:
+    return queries.get_run(session, owner, native(JOB, job_id))
 
 
 def _show(session: Session, run: Run) -> JobObject:

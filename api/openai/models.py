@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from api.deps import LOCAL, DatabaseDep, SettingsDep
+from api.access import requires
+from api.deps import DatabaseDep, SettingsDep
 from api.openai import names
 from api.openai.errors import responses
 from api.openai.lists import ListOf, list_of
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.adapters import registry
 from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database
@@ -17,8 +20,11 @@ from finlora_core.errors import NotFound
 from finlora_core.settings import Settings
 from finlora_core.training.base_model import list_base_models
 
-router = APIRouter(prefix="/v1/models", tags=["openai: models"], responses=responses(503))
+router = APIRouter(
+    prefix="/v1/models", tags=["openai: models"], responses=responses(401, 403, 503)
+)
 
+Reader = Annotated[Caller, requires(Scope.ADAPTERS_READ)]
 NEWEST = 1000
 """Adapters that are listed; any other is found by its name."""
 
@@ -31,11 +37,12 @@ class ModelObject(BaseModel):
 
 
 @router.get("", operation_id="openai_list_models")
-def list_models(settings: SettingsDep, db: DatabaseDep) -> ListOf[ModelObject]:
+def list_models(caller: Reader, settings: SettingsDep, db: DatabaseDep) -> ListOf[ModelObject]:
     """The base models at hand on this server, then your finished adapters, the newest first."""
     with db.reading() as session:
         page = registry.list_adapters(
             session,
+            caller.owner,
             name=None,
             variant=None,
             base_model=None,
@@ -50,13 +57,14 @@ def list_models(settings: SettingsDep, db: DatabaseDep) -> ListOf[ModelObject]:
 @router.get("/{model_id:path}", operation_id="openai_get_model", responses=responses(404))
 def get_model(
     model_id: Annotated[str, Path(description="As the list shows it, slashes and all.")],
+    caller: Reader,
     settings: SettingsDep,
     db: DatabaseDep,
 ) -> ModelObject:
     """A base model at hand here, or a finished adapter."""
     adapter_id = names.adapter_id(model_id)
     if adapter_id is not None:
-        return _find_adapter(db, adapter_id, model_id)
+        return _find_adapter(db, caller.owner, adapter_id, model_id)
     for model in _base_models(settings):
         if model.id == model_id:
             return model
@@ -68,10 +76,10 @@ def _base_models(settings: Settings) -> list[ModelObject]:
     return [_show_base(name, folder) for name, folder in sorted(found.items())]
 
 
-def _find_adapter(db: Database, adapter_id: str, model_id: str) -> ModelObject:
+def _find_adapter(db: Database, owner: str, adapter_id: str, model_id: str) -> ModelObject:
     try:
         with db.reading() as session:
-            model = _show_adapter(registry.get_adapter(session, adapter_id))
+            model = _show_adapter(registry.get_adapter(session, owner, adapter_id))
     except NotFound:
         raise NotFound("model", model_id) from None
     if model.id != model_id:
@@ -86,7 +94,7 @@ def _show_base(name: str, folder: FilePath) -> ModelObject:
 
 def _show_adapter(adapter: Adapter) -> ModelObject:
     return ModelObject(
-        id=names.model_of(adapter, LOCAL),
+        id=names.model_of(adapter),
         created=int(adapter.created_at.timestamp()),
-        owned_by=LOCAL,
+        owned_by=adapter.owner,
     )

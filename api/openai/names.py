@@ -10,8 +10,10 @@ FINE_TUNED = "ft:"
 _ADAPTER = "adp_"
 
 
-def model_of(adapter: Adapter, owner: str) -> str:
-    return _name(adapter.base_model, owner, adapter.name, adapter.id.removeprefix(_ADAPTER))
+def model_of(adapter: Adapter) -> str:
+    return _name(
+        adapter.base_model, adapter.owner, adapter.name, adapter.id.removeprefix(_ADAPTER)
+    )
 
 
 def checkpoint_of(run: Run, step: int) -> str:

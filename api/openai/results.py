@@ -37,7 +37,7 @@ def ids_of(run: Run) -> list[str]:
 def read(database: Database, owner: str, file_id: str) -> Result:
     """Raises `NotFound`."""
     with database.reading() as session:
-        run = queries.get_run(session, f"run_{file_id.removeprefix(RESULT)}")
+        run = queries.get_run(session, owner, f"run_{file_id.removeprefix(RESULT)}")
         if file_id not in ids_of(run) or run.finished_at is None:
             raise NotFound("file", file_id)
         points = journal.read_metrics(session, run.id, after=0, limit=MOST_POINTS)

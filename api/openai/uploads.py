@@ -9,19 +9,25 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
+from api.access import requires
+from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
 from api.idempotency import OnceDep
 from api.multipart import describe, receive
 from api.openai.errors import responses
 from api.openai.files import FileObject, require_purpose, show_file
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.datasets import registry, uploads
 from finlora_core.datasets.files import MIB, DatasetFiles, require_fits
 from finlora_core.datasets.intake import Received, assemble, take
 from finlora_core.db.models import Dataset, Upload
 from finlora_core.db.session import Database, now
 
-router = APIRouter(prefix="/v1/uploads", tags=["openai: uploads"], responses=responses(400, 503))
+router = APIRouter(
+    prefix="/v1/uploads", tags=["openai: uploads"], responses=responses(400, 401, 403, 503)
+)
 
+Writer = Annotated[Caller, requires(Scope.DATASETS_WRITE)]
 UploadId = Annotated[str, Path(description="`upload_…`, as POST /v1/uploads answered it.")]
 
 
@@ -64,7 +70,7 @@ class PartObject(BaseModel):
 
 @router.post("", operation_id="openai_create_upload", responses=responses(409, 413))
 def create_upload(
-    body: UploadRequest, settings: SettingsDep, db: DatabaseDep, once: OnceDep
+    body: UploadRequest, caller: Writer, settings: SettingsDep, db: DatabaseDep, once: OnceDep
 ) -> UploadObject:
     """Announce a file of `bytes` bytes. Its parts have a day to come."""
     require_purpose(body.purpose)
@@ -76,11 +82,11 @@ def create_upload(
 
         def begin() -> str:
             return uploads.begin_upload(
-                session, LOCAL, name, body.bytes, lifetime=lifetime, now=at
+                session, caller.owner, name, body.bytes, lifetime=lifetime, now=at
             ).id
 
-        made = once.make(session, LOCAL, begin, now=at)
-        return _show(uploads.get_upload(session, LOCAL, made.id), at)
+        made = once.make(session, caller.owner, begin, now=at)
+        return _show(uploads.get_upload(session, caller.owner, made.id), at)
 
 
 @router.post(
@@ -90,11 +96,15 @@ def create_upload(
     openapi_extra=describe("data", {}),
 )
 async def create_part(
-    upload_id: UploadId, request: Request, db: DatabaseDep, files: DatasetFilesDep
+    upload_id: UploadId,
+    caller: Writer,
+    request: Request,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
 ) -> PartObject:
     """One part; several may come at once."""
-    part = await run_in_threadpool(_expect_part, db, files, upload_id)
-    with files.receive_part(LOCAL, upload_id, limit=part.limit) as incoming:
+    part = await run_in_threadpool(_expect_part, db, files, caller.owner, upload_id)
+    with files.receive_part(caller.owner, upload_id, limit=part.limit) as incoming:
         await receive(request, "data", incoming.write, part.limit)
         await run_in_threadpool(incoming.finish)
         await run_in_threadpool(incoming.publish)
@@ -107,33 +117,41 @@ async def create_part(
     responses=responses(404, 409, 507),
 )
 def complete_upload(
-    upload_id: UploadId, body: CompleteRequest, db: DatabaseDep, files: DatasetFilesDep
+    upload_id: UploadId,
+    body: CompleteRequest,
+    caller: Writer,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
 ) -> UploadObject:
     """The parts, one after the other, become a file to train on. Asking twice is asking once."""
     with db.reading() as session:
         at = now(session)
-        upload = uploads.get_upload(session, LOCAL, upload_id)
+        upload = uploads.get_upload(session, caller.owner, upload_id)
         if upload.dataset_id is not None:
             return _show(upload, at, session.get(Dataset, upload.dataset_id))
         uploads.require_open(upload, at)
-    with files.receive(LOCAL, limit=upload.bytes) as incoming:
-        assemble(files.parts(LOCAL, upload_id), body.part_ids, incoming, upload.bytes, body.md5)
+    with files.receive(caller.owner, limit=upload.bytes) as incoming:
+        assemble(
+            files.parts(caller.owner, upload_id), body.part_ids, incoming, upload.bytes, body.md5
+        )
         received = take(incoming, upload.name, None, key="part_ids")
         with db.transaction() as session:
-            read = _complete(session, upload_id, received)
-    files.discard_parts(LOCAL, upload_id)
+            read = _complete(session, caller.owner, upload_id, received)
+    files.discard_parts(caller.owner, upload_id)
     return read
 
 
 @router.post(
     "/{upload_id}/cancel", operation_id="openai_cancel_upload", responses=responses(404, 409)
 )
-def cancel_upload(upload_id: UploadId, db: DatabaseDep, files: DatasetFilesDep) -> UploadObject:
+def cancel_upload(
+    upload_id: UploadId, caller: Writer, db: DatabaseDep, files: DatasetFilesDep
+) -> UploadObject:
     """Give it up, and remove its parts."""
     with db.transaction() as session:
         at = now(session)
-        read = _show(uploads.cancel_upload(session, LOCAL, upload_id, now=at), at)
-    files.discard_parts(LOCAL, upload_id)
+        read = _show(uploads.cancel_upload(session, caller.owner, upload_id, now=at), at)
+    files.discard_parts(caller.owner, upload_id)
     return read
 
 
@@ -146,26 +164,26 @@ class _Part:
     created_at: int
 
 
-def _expect_part(db: Database, files: DatasetFiles, upload_id: str) -> _Part:
+def _expect_part(db: Database, files: DatasetFiles, owner: str, upload_id: str) -> _Part:
     """Raises `NotFound`, `Conflict`."""
     with db.reading() as session:
         at = now(session)
-        upload = uploads.get_upload(session, LOCAL, upload_id)
+        upload = uploads.get_upload(session, owner, upload_id)
         uploads.require_open(upload, at)
     # twice the file: a part whose answer was lost is sent again
-    room = 2 * upload.bytes - files.size_of_parts(LOCAL, upload_id)
+    room = 2 * upload.bytes - files.size_of_parts(owner, upload_id)
     return _Part(min(room, upload.bytes), int(at.timestamp()))
 
 
-def _complete(session: Session, upload_id: str, received: Received) -> UploadObject:
+def _complete(session: Session, owner: str, upload_id: str, received: Received) -> UploadObject:
     at = now(session)
-    upload = uploads.get_upload(session, LOCAL, upload_id, lock=True)
+    upload = uploads.get_upload(session, owner, upload_id, lock=True)
     uploads.require_open(upload, at)  # nobody else has completed it meanwhile
     seconds = upload.lifetime_seconds
     dataset = registry.add_dataset(
         session,
         received,
-        owner=LOCAL,
+        owner=owner,
         name=upload.name,
         lifetime=timedelta(seconds=seconds) if seconds else None,
         now=at,

@@ -9,18 +9,22 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from api.access import requires
 from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
 from api.ranges import Content, content_responses, respond
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.adapters import archive, registry
 from finlora_core.adapters.manifest import File
 from finlora_core.db.models import Adapter
 from finlora_core.errors import Invalid
 
-router = APIRouter(prefix="/adapters", tags=["adapters"], responses=responses(422, 503))
+router = APIRouter(prefix="/adapters", tags=["adapters"], responses=responses(401, 403, 422, 503))
 
 _VERSION = "Of the adapter called `name`; `variant` too where several variants have that name."
 
+Reader = Annotated[Caller, requires(Scope.ADAPTERS_READ)]
 AdapterId = Annotated[str, Path(description="`adp_…`, as the run or the list shows it.")]
 
 
@@ -46,6 +50,7 @@ class AdapterPage(BaseModel):
 
 @router.get("", operation_id="list_adapters", responses=responses(404))
 def list_adapters(
+    caller: Reader,
     db: DatabaseDep,
     name: str | None = None,
     variant: str | None = None,
@@ -57,10 +62,11 @@ def list_adapters(
 ) -> AdapterPage:
     """Newest first, page by page; or, with `name` and `version`, that one."""
     if version is not None:
-        return _one_version(db, name, variant, version)
+        return _one_version(db, caller, name, variant, version)
     with db.reading() as session:
         page = registry.list_adapters(
             session,
+            caller.owner,
             name=name,
             variant=variant,
             base_model=base_model,
@@ -72,9 +78,9 @@ def list_adapters(
 
 
 @router.get("/{adapter_id}", operation_id="get_adapter", responses=responses(404))
-def get_adapter(adapter_id: AdapterId, db: DatabaseDep) -> AdapterRead:
+def get_adapter(adapter_id: AdapterId, caller: Reader, db: DatabaseDep) -> AdapterRead:
     """One adapter with the size and SHA-256 of each of its files."""
-    return _read(_find(db, adapter_id))
+    return _read(_find(db, caller, adapter_id))
 
 
 @router.head("/{adapter_id}/files/{path}", include_in_schema=False)
@@ -87,12 +93,13 @@ def get_adapter(adapter_id: AdapterId, db: DatabaseDep) -> AdapterRead:
 def get_adapter_file(
     adapter_id: AdapterId,
     path: Annotated[str, Path(description="As listed in the adapter's `files`.")],
+    caller: Reader,
     request: Request,
     db: DatabaseDep,
     store: StoreDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; `Range`, `If-Range` and `If-None-Match` work."""
-    file = registry.get_file(_find_sound(db, adapter_id), path)
+    file = registry.get_file(_find_sound(db, caller, adapter_id), path)
     folder = store.require(adapter_id, [file])
     content = Content(
         size=file.size,
@@ -112,12 +119,12 @@ def get_adapter_file(
     responses=content_responses("application/x-tar"),
 )
 def download_adapter(
-    adapter_id: AdapterId, request: Request, db: DatabaseDep, store: StoreDep
+    adapter_id: AdapterId, caller: Reader, request: Request, db: DatabaseDep, store: StoreDep
 ) -> Response:
     """All files as one tar archive with a folder named like the adapter in it.
 
     The same bytes each time, so that `Range` works here too."""
-    adapter = _find_sound(db, adapter_id)
+    adapter = _find_sound(db, caller, adapter_id)
     files = [File.model_validate(file) for file in adapter.files]
     folder = store.require(adapter_id, files)
     top, at = f"{adapter.name}-v{adapter.version}", adapter.created_at
@@ -135,24 +142,24 @@ def download_adapter(
     return respond(request, content)
 
 
-def _find(db: DatabaseDep, adapter_id: str) -> Adapter:
+def _find(db: DatabaseDep, caller: Caller, adapter_id: str) -> Adapter:
     with db.reading() as session:
-        return registry.get_adapter(session, adapter_id)
+        return registry.get_adapter(session, caller.owner, adapter_id)
 
 
-def _find_sound(db: DatabaseDep, adapter_id: str) -> Adapter:
-    adapter = _find(db, adapter_id)
+def _find_sound(db: DatabaseDep, caller: Caller, adapter_id: str) -> Adapter:
+    adapter = _find(db, caller, adapter_id)
     registry.require_sound(adapter)
     return adapter
 
 
 def _one_version(
-    db: DatabaseDep, name: str | None, variant: str | None, version: int
+    db: DatabaseDep, caller: Caller, name: str | None, variant: str | None, version: int
 ) -> AdapterPage:
     if name is None:
         raise Invalid("`version` counts the adapters of one name: give `name` too")
     with db.reading() as session:
-        adapter = registry.find_version(session, name, variant, version)
+        adapter = registry.find_version(session, caller.owner, name, variant, version)
     return AdapterPage(data=[_read(adapter)], next_cursor=None)
 
 

@@ -8,12 +8,15 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from api.deps import LOCAL, DatabaseDep, DatasetFilesDep, SettingsDep
+from api.access import requires
+from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
 from api.errors import responses
 from api.idempotency import IdempotencyKey
 from api.intake import Intake, UploadFields
 from api.multipart import describe
 from api.ranges import Content, content_responses, respond
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.adapters import archive
 from finlora_core.datasets import registry, stats
 from finlora_core.datasets.files import DatasetFiles
@@ -21,8 +24,10 @@ from finlora_core.db.models import Dataset
 from finlora_core.db.session import Database
 from finlora_core.runs.config import PromptFormat
 
-router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(422, 503))
+router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 422, 503))
 
+Reader = Annotated[Caller, requires(Scope.DATASETS_READ)]
+Writer = Annotated[Caller, requires(Scope.DATASETS_WRITE)]
 DatasetId = Annotated[str, Path(description="`dataset_…`, as POST /datasets answered it.")]
 
 
@@ -76,6 +81,7 @@ class StatsRead(BaseModel):
     openapi_extra=describe("file", UploadFields.model_json_schema()["properties"]),
 )
 async def create_dataset(
+    caller: Writer,
     request: Request,
     response: Response,
     settings: SettingsDep,
@@ -84,7 +90,7 @@ async def create_dataset(
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetRead:
     """Upload JSON lines. They are checked line by line; what cannot be trained on is not kept."""
-    intake = Intake(LOCAL, settings, db, files)
+    intake = Intake(caller.owner, settings, db, files)
     read = _read(await intake.receive(request, response, idempotency_key, UploadFields.of))
     response.headers["Location"] = f"/datasets/{read.id}"
     return read
@@ -92,20 +98,21 @@ async def create_dataset(
 
 @router.get("", operation_id="list_datasets")
 def list_datasets(
+    caller: Reader,
     db: DatabaseDep,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> DatasetPage:
     """Newest first, page by page."""
     with db.reading() as session:
-        page = registry.list_datasets(session, LOCAL, cursor=cursor, limit=limit)
+        page = registry.list_datasets(session, caller.owner, cursor=cursor, limit=limit)
     return DatasetPage(data=[_read(row) for row in page.rows], next_cursor=page.next_cursor)
 
 
 @router.get("/{dataset_id}", operation_id="get_dataset", responses=responses(404))
-def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> DatasetRead:
+def get_dataset(dataset_id: DatasetId, caller: Reader, db: DatabaseDep) -> DatasetRead:
     """One dataset: its form, rows, bytes and SHA-256."""
-    return _read(_find(db, dataset_id))
+    return _read(_find(db, caller, dataset_id))
 
 
 @router.head("/{dataset_id}/content", include_in_schema=False)
@@ -116,16 +123,21 @@ def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> DatasetRead:
     responses=content_responses("application/jsonl"),
 )
 def get_dataset_content(
-    dataset_id: DatasetId, request: Request, db: DatabaseDep, files: DatasetFilesDep
+    dataset_id: DatasetId,
+    caller: Reader,
+    request: Request,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
 ) -> Response:
     """The file as it was sent. `Range`, `If-Range` and `If-None-Match` work."""
-    dataset = _find(db, dataset_id)
+    dataset = _find(db, caller, dataset_id)
     return respond(request, content_of(dataset, files))
 
 
 @router.get("/{dataset_id}/preview", operation_id="preview_dataset", responses=responses(404, 410))
 def preview_dataset(
     dataset_id: DatasetId,
+    caller: Reader,
     db: DatabaseDep,
     files: DatasetFilesDep,
     rows: Annotated[int, Query(ge=1, le=100)] = 5,
@@ -133,7 +145,7 @@ def preview_dataset(
     """The first rows as they are rendered: what the model reads, what it learns to say.
 
     Of `chat` and `alpaca` rows without what the base model's template puts around them."""
-    dataset = _find(db, dataset_id)
+    dataset = _find(db, caller, dataset_id)
     path = files.require(dataset.owner, dataset.id)
     data = [
         [TurnRead.model_validate(turn, from_attributes=True) for turn in row]
@@ -143,9 +155,11 @@ def preview_dataset(
 
 
 @router.get("/{dataset_id}/stats", operation_id="get_dataset_stats", responses=responses(404, 410))
-def get_dataset_stats(dataset_id: DatasetId, db: DatabaseDep, files: DatasetFilesDep) -> StatsRead:
+def get_dataset_stats(
+    dataset_id: DatasetId, caller: Reader, db: DatabaseDep, files: DatasetFilesDep
+) -> StatsRead:
     """How long its rows are, in characters, and how often each label occurs."""
-    dataset = _find(db, dataset_id)
+    dataset = _find(db, caller, dataset_id)
     path = files.require(dataset.owner, dataset.id)
     return StatsRead.model_validate(
         stats.measure(path, dataset.prompt_format), from_attributes=True
@@ -158,11 +172,13 @@ def get_dataset_stats(dataset_id: DatasetId, db: DatabaseDep, files: DatasetFile
     operation_id="delete_dataset",
     responses=responses(404, 409),
 )
-def delete_dataset(dataset_id: DatasetId, db: DatabaseDep, files: DatasetFilesDep) -> None:
+def delete_dataset(
+    dataset_id: DatasetId, caller: Writer, db: DatabaseDep, files: DatasetFilesDep
+) -> None:
     """Remove it, unless a run that has not ended trains on it."""
-    _find(db, dataset_id)
-    with files.removing(LOCAL, dataset_id), db.transaction() as session:
-        registry.forget_dataset(session, LOCAL, dataset_id)
+    _find(db, caller, dataset_id)
+    with files.removing(caller.owner, dataset_id), db.transaction() as session:
+        registry.forget_dataset(session, caller.owner, dataset_id)
 
 
 def content_of(dataset: Dataset, files: DatasetFiles) -> Content:
@@ -177,9 +193,9 @@ def content_of(dataset: Dataset, files: DatasetFiles) -> Content:
     )
 
 
-def _find(db: Database, dataset_id: str) -> Dataset:
+def _find(db: Database, caller: Caller, dataset_id: str) -> Dataset:
     with db.reading() as session:
-        return registry.get_dataset(session, LOCAL, dataset_id)
+        return registry.get_dataset(session, caller.owner, dataset_id)
 
 
 def _read(dataset: Dataset) -> DatasetRead:

@@ -13,14 +13,14 @@ from api.accept import STREAM, prefers_stream
 from api.deps import DatabaseDep, HubDep
 from api.errors import responses
 from api.hub import Feed, Message
-from api.routers.runs import Limit, RunId
+from api.routers.runs import Limit, Reader, RunId
 from finlora_core.db.models import Event, MetricPoint
 from finlora_core.runs import queries
 from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.events import NEWEST_EVENT, read_events
 from finlora_core.runs.journal import LOG_END, NEWEST_METRIC, read_log, read_metrics
 
-router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
+router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 503))
 
 MAX_LOG_CHARACTERS = 1024 * 1024
 STREAMED_LOG_CHARACTERS = 64 * 1024
@@ -108,6 +108,7 @@ def streamed(example: str) -> dict[int | str, dict[str, Any]]:
 )
 def list_run_events(
     run_id: RunId,
+    caller: Reader,
     db: DatabaseDep,
     hub: HubDep,
     as_stream: AsStream,
@@ -117,7 +118,7 @@ def list_run_events(
 ) -> Events | Response:
     """What has happened to the run, the oldest first; as `text/event-stream`, as it happens."""
     with db.reading() as session:
-        queries.get_run(session, run_id)
+        queries.get_run(session, caller.owner, run_id)
         rows = [] if as_stream else read_events(session, run_id, after=after, limit=limit)
     if as_stream:
         return hub.respond(EVENTS, run_id, after=_start(last_event_id, after))
@@ -133,6 +134,7 @@ def list_run_events(
 )
 def get_run_metrics(
     run_id: RunId,
+    caller: Reader,
     db: DatabaseDep,
     hub: HubDep,
     as_stream: AsStream,
@@ -143,7 +145,7 @@ def get_run_metrics(
     """The points logged so far: loss, learning rate, gradient norm, evaluation loss; as
     `text/event-stream`, as they are logged."""
     with db.reading() as session:
-        queries.get_run(session, run_id)
+        queries.get_run(session, caller.owner, run_id)
         rows = [] if as_stream else read_metrics(session, run_id, after=after, limit=limit)
     if as_stream:
         return hub.respond(METRICS, run_id, after=_start(last_event_id, after))
@@ -159,6 +161,7 @@ def get_run_metrics(
 )
 def get_run_logs(
     run_id: RunId,
+    caller: Reader,
     db: DatabaseDep,
     hub: HubDep,
     as_stream: AsStreamNotText,
@@ -168,7 +171,7 @@ def get_run_logs(
     """The log from `offset` on, as text; the header `Next-Offset` says where to go on. As
     `text/event-stream`, as it is written."""
     with db.reading() as session:
-        queries.get_run(session, run_id)
+        queries.get_run(session, caller.owner, run_id)
         limit = 0 if as_stream else MAX_LOG_CHARACTERS
         text, end = read_log(session, run_id, offset=offset, limit=limit)
     if as_stream:

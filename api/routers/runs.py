@@ -10,11 +10,14 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api.deps import LOCAL, DatabaseDep, DatasetsDep, QueueDep, SettingsDep
+from api.access import requires
+from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import as_json
 from api.queue import WorkerQueue
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import Scope
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import Made
@@ -33,7 +36,7 @@ from finlora_core.training.axolotl import (
 )
 from finlora_core.training.files import AttemptFiles
 
-router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(422, 503))
+router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 503))
 
 EXAMPLE = {
     "name": "sentiment_llama_3_1_8b_8bits_r8",
@@ -47,6 +50,8 @@ EXAMPLE = {
     "gradient_accumulation_steps": 2,
 }
 
+Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
+Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
 RunId = Annotated[str, Path(description="`run_…`, as POST /runs answered it.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -144,6 +149,7 @@ class Attempts(BaseModel):
 )
 def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
+    caller: Writer,
     response: Response,
     settings: SettingsDep,
     db: DatabaseDep,
@@ -152,15 +158,15 @@ def create_run(
     once: OnceDep,
 ) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    data = posting.check_data(request, LOCAL, settings, datasets)
+    data = posting.check_data(request, caller.owner, settings, datasets)
     with db.transaction() as session:
         at = now(session)
 
         def create() -> str:
-            return posting.create_run(session, request, LOCAL, data, now=at).id
+            return posting.create_run(session, request, caller.owner, data, now=at).id
 
-        made = once.make(session, LOCAL, create, now=at)
-        run = queries.get_run(session, made.id)
+        made = once.make(session, caller.owner, create, now=at)
+        run = queries.get_run(session, caller.owner, made.id)
     with db.reading() as session:  # its place in the line is nothing to hold up others for
         read = _read(session, run)
     return _made(response, db, queue, made, read)
@@ -168,6 +174,7 @@ def create_run(
 
 @router.get("", operation_id="list_runs", response_model=RunPage)
 def list_runs(
+    caller: Reader,
     db: DatabaseDep,
     status: RunStatus | None = None,
     name: str | None = None,
@@ -178,17 +185,23 @@ def list_runs(
     """Newest first, page by page."""
     with db.reading() as session:
         page = queries.list_runs(
-            session, status=status, name=name, variant=variant, cursor=cursor, limit=limit
+            session,
+            caller.owner,
+            status=status,
+            name=name,
+            variant=variant,
+            cursor=cursor,
+            limit=limit,
         )
         data = _read_all(session, page.rows)
     return as_json(RunPage(data=data, next_cursor=page.next_cursor))
 
 
 @router.get("/{run_id}", operation_id="get_run", response_model=RunRead, responses=responses(404))
-def get_run(run_id: RunId, db: DatabaseDep) -> Response:
+def get_run(run_id: RunId, caller: Reader, db: DatabaseDep) -> Response:
     """Status, phase, progress, and why it failed if it did."""
     with db.reading() as session:
-        return as_json(_read(session, queries.get_run(session, run_id)))
+        return as_json(_read(session, queries.get_run(session, caller.owner, run_id)))
 
 
 @router.post(
@@ -197,9 +210,10 @@ def get_run(run_id: RunId, db: DatabaseDep) -> Response:
     operation_id="cancel_run",
     responses=responses(404, 409),
 )
-def cancel_run(run_id: RunId, db: DatabaseDep) -> RunRead:
+def cancel_run(run_id: RunId, caller: Writer, db: DatabaseDep) -> RunRead:
     """Cancel a queued run, or ask a running one to stop. Asking twice is asking once."""
     with db.transaction() as session:
+        queries.get_run(session, caller.owner, run_id)
         return _read(session, lifecycle.request_cancel(session, run_id, now=now(session)))
 
 
@@ -209,11 +223,12 @@ def cancel_run(run_id: RunId, db: DatabaseDep) -> RunRead:
     operation_id="pause_run",
     responses=responses(404, 409),
 )
-def pause_run(run_id: RunId, db: DatabaseDep) -> RunRead:
+def pause_run(run_id: RunId, caller: Writer, db: DatabaseDep) -> RunRead:
     """Pause a queued run, or ask a running one to save a checkpoint and let go of its GPU.
 
     Asking twice is asking once."""
     with db.transaction() as session:
+        queries.get_run(session, caller.owner, run_id)
         return _read(session, lifecycle.request_pause(session, run_id, now=now(session)))
 
 
@@ -223,9 +238,10 @@ def pause_run(run_id: RunId, db: DatabaseDep) -> RunRead:
     operation_id="resume_run",
     responses=responses(404, 409),
 )
-def resume_run(run_id: RunId, db: DatabaseDep, queue: QueueDep) -> RunRead:
+def resume_run(run_id: RunId, caller: Writer, db: DatabaseDep, queue: QueueDep) -> RunRead:
     """Queue a paused run again; it goes on at the step where it was paused."""
     with db.transaction() as session:
+        queries.get_run(session, caller.owner, run_id)
         read = _read(session, lifecycle.resume_run(session, run_id, now=now(session)))
     posting.offer(db, queue, run_id)
     return read
@@ -240,6 +256,7 @@ def resume_run(run_id: RunId, db: DatabaseDep, queue: QueueDep) -> RunRead:
 )
 def retry_run(
     run_id: RunId,
+    caller: Writer,
     response: Response,
     settings: SettingsDep,
     db: DatabaseDep,
@@ -251,7 +268,7 @@ def retry_run(
 
     It goes on from the old run's newest checkpoint, if the dataset is still the same."""
     with db.reading() as session:
-        parent = queries.get_run(session, run_id)
+        parent = queries.get_run(session, caller.owner, run_id)
     config = RunConfig.model_validate(parent.config)
     data = posting.check_data(config, parent.owner, settings, datasets)
     with db.transaction() as session:
@@ -261,15 +278,15 @@ def retry_run(
             return posting.retry_run(session, run_id, config, parent.owner, data, now=at).id
 
         made = once.make(session, parent.owner, retry, now=at)
-        read = _read(session, queries.get_run(session, made.id))
+        read = _read(session, queries.get_run(session, caller.owner, made.id))
     return _made(response, db, queue, made, read)
 
 
 @router.get("/{run_id}/attempts", operation_id="list_attempts", responses=responses(404))
-def list_attempts(run_id: RunId, db: DatabaseDep) -> Attempts:
+def list_attempts(run_id: RunId, caller: Reader, db: DatabaseDep) -> Attempts:
     """Each worker's try at the run: when, where, from which checkpoint, and how it ended."""
     with db.reading() as session:
-        queries.get_run(session, run_id)
+        queries.get_run(session, caller.owner, run_id)
         rows = queries.list_attempts(session, run_id)
     return Attempts(data=[AttemptRead.model_validate(row, from_attributes=True) for row in rows])
 
@@ -280,10 +297,10 @@ def list_attempts(run_id: RunId, db: DatabaseDep) -> Attempts:
     response_class=PlainTextResponse,
     responses=responses(404),
 )
-def get_run_config(run_id: RunId, db: DatabaseDep) -> PlainTextResponse:
+def get_run_config(run_id: RunId, caller: Reader, db: DatabaseDep) -> PlainTextResponse:
     """The Axolotl configuration: as trained, or a preview while the run has not started."""
     with db.reading() as session:
-        run = queries.get_run(session, run_id)
+        run = queries.get_run(session, caller.owner, run_id)
     return PlainTextResponse(run.axolotl_yaml or _preview(run), media_type="application/yaml")
 
 

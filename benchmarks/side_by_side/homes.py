@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from benchmarks.side_by_side import seed
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import PUBLISHED, WEIGHTS, describe
 from finlora_core.adapters.registry import Identity
@@ -94,7 +95,7 @@ def publish_adapter(settings: Settings, folder: Path, size: int) -> str:
             weights.write(secrets.token_bytes(PIECE))
     store, id = AdapterStore(settings.adapters), registry.imported_id()
     store.publish(id, store.stage(id, output))
-    identity = Identity("sentiment", "8bits_r8", CONFIG["base_model"])
+    identity = Identity("sentiment", "8bits_r8", CONFIG["base_model"], DEFAULT_OWNER)
     database = Database.connect(settings.database)
     with database.transaction() as session:
         files = describe(store.folder(id), PUBLISHED)

@@ -11,6 +11,7 @@ import httpx
 from benchmarks.side_by_side.course import Race
 from benchmarks.side_by_side.homes import CONFIG, PAGE, Home
 from benchmarks.side_by_side.load import Target
+from finlora_core.access.first_key import read_key
 from finlora_core.adapters.manifest import WEIGHTS
 
 PIECE = 16 * 1024 * 1024
@@ -98,15 +99,23 @@ def _downloads(field: Field) -> Iterator[Race]:
         (RANGES[0], file, f"bytes={middle}-"),
         (RANGES[1], file, f"bytes={middle}-{middle + PIECE - 1}"),
     ):
-        headers = {"Range": wanted} if wanted else {}
-        targets = {"service": _service(field, [path], headers=headers)}
+        targets = {"service": _service(field, [path], span=wanted)}
         if field.nginx is not None:
-            targets["nginx"] = Target(port=field.nginx, paths=[f"/{WEIGHTS}"], headers=headers)
+            same = [f"/{WEIGHTS}"]
+            targets["nginx"] = Target(port=field.nginx, paths=same, headers=_range(wanted))
         yield Race(name, targets, is_download=True)
 
 
-def _service(field: Field, paths: Sequence[str], size: str = COMPARED, **more: Any) -> Target:
-    return Target(port=field.homes[size].settings.port, paths=paths, **more)
+def _service(
+    field: Field, paths: Sequence[str], size: str = COMPARED, *, span: str = "", **more: Any
+) -> Target:
+    settings = field.homes[size].settings
+    key = {"Authorization": f"Bearer {read_key(settings)}"}
+    return Target(port=settings.port, paths=paths, headers={**key, **_range(span)}, **more)
+
+
+def _range(wanted: str) -> Mapping[str, str]:
+    return {"Range": wanted} if wanted else {}
 
 
 def _searches(field: Field, bodies: Sequence[Mapping[str, Any]]) -> Target:

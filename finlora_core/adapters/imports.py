@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import IntegrityError
 
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters import base, registry
 from finlora_core.adapters.card import card
 from finlora_core.adapters.check import PICKLES, check_any_adapter, check_folder
@@ -88,6 +89,7 @@ def import_tree(
     folder: Path,
     *,
     models: Sequence[Path] = (),
+    owner: str = DEFAULT_OWNER,
     report: Report = ignore,
 ) -> Sequence[Result]:
     """Import the adapter in `folder`, or every one in a FinLoRA tree below it.
@@ -101,7 +103,7 @@ def import_tree(
         raise NotFound("adapter", str(folder))
     results = []
     for path in found:
-        results.append(_import_one(database, store, root, path, models))
+        results.append(_import_one(database, store, root, path, models, owner))
         report(results[-1])
     return results
 
@@ -113,14 +115,19 @@ def owner_of(database: Database) -> str:
 
 
 def _import_one(
-    database: Database, store: AdapterStore, root: Path, folder: Path, models: Sequence[Path]
+    database: Database,
+    store: AdapterStore,
+    root: Path,
+    folder: Path,
+    models: Sequence[Path],
+    owner: str,
 ) -> Result:
     place = str(folder.relative_to(root))
     id = registry.imported_id()
     store.intend(id, owner_of(database))
     try:
         _require_inside(root, folder)
-        prepared = _prepare(store, id, folder, models)
+        prepared = _prepare(store, id, folder, models, owner)
     except InvalidAdapter as error:
         store.discard_staged(id)
         store.fulfil(id)
@@ -145,9 +152,9 @@ def _import_one(
 def _link(database: Database, store: AdapterStore, adapter: Adapter) -> Sequence[str]:
     """It is listed by now: a link that cannot be made is only said."""
     try:
-        link_newest(database, store, adapter.variant, adapter.name)
+        link_newest(database, store, adapter.owner, adapter.variant, adapter.name)
     except OSError as error:
-        stable = store.stable_path(adapter.variant, adapter.name)
+        stable = store.stable_path(adapter.owner, adapter.variant, adapter.name)
         return (f"{stable} was not linked: {error.strerror}",)
     return ()
 
@@ -161,7 +168,9 @@ class _Prepared:
     notes: Sequence[str]
 
 
-def _prepare(store: AdapterStore, id: str, folder: Path, models: Sequence[Path]) -> _Prepared:
+def _prepare(
+    store: AdapterStore, id: str, folder: Path, models: Sequence[Path], owner: str
+) -> _Prepared:
     """Raises `InvalidAdapter` with the reason."""
     check_folder(folder)
     origin = _origin(folder)
@@ -171,11 +180,13 @@ def _prepare(store: AdapterStore, id: str, folder: Path, models: Sequence[Path])
     base_folder = find_base_model(base_model, models)
     sound = check_any_adapter(staged, base.read_modules(base_folder) if base_folder else None)
     quant_bits, variant = _variant(folder, origin, peft)
-    identity = Identity(_name(folder, origin), variant, base_model)
+    identity = Identity(_name(folder, origin), variant, base_model, owner)
     name_the_base(staged / CONFIG, base_model)
     facts = {
         "adapter_id": id,
-        **asdict(identity),
+        "name": identity.name,
+        "variant": variant,
+        "base_model": base_model,
         "adapter": sound.facts(quant_bits),
         **(base.describe(base_folder) if base_folder else {}),
         **({"origin": origin} if origin else {}),

@@ -22,6 +22,7 @@ class Identity:
     name: str
     variant: str
     base_model: str
+    owner: str
 
 
 def adapter_id(run_id: str, attempt: int) -> str:
@@ -43,7 +44,7 @@ def imported_id() -> str:
 def add_adapter(session: Session, run: Run, id: str, files: Sequence[File]) -> Adapter:
     """The next version of the run's name within its variant."""
     assert run.finished_at is not None  # noqa: S101  # for mypy: it has succeeded
-    identity = Identity(run.name, run.variant, run.base_model)
+    identity = Identity(run.name, run.variant, run.base_model, run.owner)
     return _add(session, identity, id, files, run_id=run.id, at=run.finished_at)
 
 
@@ -63,10 +64,11 @@ def _add(
     run_id: str | None,
     at: datetime,
 ) -> Adapter:
-    newest = newest_version(session, identity.variant, identity.name)
+    newest = newest_version(session, identity.owner, identity.variant, identity.name)
     weights = next(file for file in files if file.path == WEIGHTS)
     adapter = Adapter(
         id=id,
+        owner=identity.owner,
         run_id=run_id,
         name=identity.name,
         variant=identity.variant,
@@ -86,7 +88,10 @@ def find_same(session: Session, identity: Identity, files: Sequence[File]) -> Ad
     """The version of this name that holds the same bytes, but for its card and manifest."""
     weights = next(file for file in files if file.path == WEIGHTS)
     same = select(Adapter).filter_by(
-        name=identity.name, variant=identity.variant, sha256=weights.sha256
+        owner=identity.owner,
+        name=identity.name,
+        variant=identity.variant,
+        sha256=weights.sha256,
     )
     wanted = _content(files)
     return next(
@@ -103,9 +108,17 @@ def _content(files: Iterable[File]) -> Mapping[str, str]:
     return {file.path: file.sha256 for file in files if file.path not in (CARD, MANIFEST)}
 
 
-def get_adapter(session: Session, id: str) -> Adapter:
-    """Raises `NotFound`."""
+def get_any_adapter(session: Session, id: str) -> Adapter:
+    """Whosever it is: for the service itself, never for a request. Raises `NotFound`."""
     adapter = session.get(Adapter, id)
+    if adapter is None:
+        raise NotFound("adapter", id)
+    return adapter
+
+
+def get_adapter(session: Session, owner: str, id: str) -> Adapter:
+    """Raises `NotFound`."""
+    adapter = session.scalars(select(Adapter).filter_by(id=id, owner=owner)).first()
     if adapter is None:
         raise NotFound("adapter", id)
     return adapter
@@ -113,6 +126,7 @@ def get_adapter(session: Session, id: str) -> Adapter:
 
 def list_adapters(
     session: Session,
+    owner: str,
     *,
     name: str | None,
     variant: str | None,
@@ -124,7 +138,8 @@ def list_adapters(
     """Newest first. Raises `InvalidCursor`."""
     wanted = {"name": name, "variant": variant, "base_model": base_model, "run_id": run_id}
     filters = {key: value for key, value in wanted.items() if value is not None}
-    return page(session, select(Adapter).filter_by(**filters), Adapter, cursor, limit)
+    own = select(Adapter).filter_by(owner=owner, **filters)
+    return page(session, own, Adapter, cursor, limit)
 
 
 def get_file(adapter: Adapter, path: str) -> File:
@@ -137,12 +152,10 @@ def get_file(adapter: Adapter, path: str) -> File:
 
 def newest_versions(session: Session) -> Sequence[Adapter]:
     """Of each name in each variant: what the stable paths are to show."""
-    newest = (
-        select(Adapter.variant, Adapter.name, func.max(Adapter.version).label("version"))
-        .group_by(Adapter.variant, Adapter.name)
-        .subquery()
-    )
+    named = (Adapter.owner, Adapter.variant, Adapter.name)
+    newest = select(*named, func.max(Adapter.version).label("version")).group_by(*named).subquery()
     same = and_(
+        Adapter.owner == newest.c.owner,
         Adapter.variant == newest.c.variant,
         Adapter.name == newest.c.name,
         Adapter.version == newest.c.version,
@@ -151,17 +164,22 @@ def newest_versions(session: Session) -> Sequence[Adapter]:
 
 
 def find_version(
-    session: Session, name: str, variant: str | None = None, version: int | None = None
+    session: Session,
+    owner: str,
+    name: str,
+    variant: str | None = None,
+    version: int | None = None,
 ) -> Adapter:
     """The adapter of this name: of its only variant, the newest version, unless told otherwise.
 
     Raises `NotFound`, or `AmbiguousAdapter` naming the variants that there are.
     """
-    named = select(Adapter.variant).where(Adapter.name == name).distinct()
+    named = select(Adapter.variant).filter_by(owner=owner, name=name).distinct()
     variants = sorted(session.scalars(named)) if variant is None else [variant]
     if len(variants) > 1:
         raise AmbiguousAdapter(name, variants)
-    of_name = select(Adapter).where(Adapter.name == name, Adapter.variant.in_(variants))
+    own = select(Adapter).filter_by(owner=owner, name=name)
+    of_name = own.where(Adapter.variant.in_(variants))
     if version is not None:
         of_name = of_name.where(Adapter.version == version)
     adapter = session.scalars(of_name.order_by(Adapter.version.desc()).limit(1)).first()
@@ -184,7 +202,7 @@ def require_sound(adapter: Adapter) -> None:
         )
 
 
-def newest_version(session: Session, variant: str, name: str) -> Adapter | None:
+def newest_version(session: Session, owner: str, variant: str, name: str) -> Adapter | None:
     """What the stable path of the name shows."""
-    of_name = select(Adapter).filter_by(variant=variant, name=name)
+    of_name = select(Adapter).filter_by(owner=owner, variant=variant, name=name)
     return session.scalars(of_name.order_by(Adapter.version.desc()).limit(1)).first()

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from finlora_core.adapters.registry import get_adapter
+from finlora_core.adapters.registry import get_any_adapter
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.adapters.verify import Problem, verify_in_steps
 from finlora_core.db.models import Adapter
@@ -92,7 +92,7 @@ def take(session: Session, now: datetime, every: timedelta) -> Adapter | None:
 
 def record(session: Session, id: str, problems: Sequence[Problem], *, now: datetime) -> Adapter:
     """Keep what a look at all of a version's files has shown. Raises `NotFound`."""
-    adapter = get_adapter(session, id)
+    adapter = get_any_adapter(session, id)
     adapter.verified_at, adapter.verifying_since = now, None
     was_damaged = adapter.damage is not None
     adapter.damage = _summary(problems) if problems else None

@@ -2,6 +2,7 @@
 
     lora_adaptors/
       8bits_r8/sentiment -> ../.store/adp_…   the stable path: always the newest version
+      owners/ann/8bits_r8/…                   the same of an owner who is not the default one
       .store/adp_…/                           one folder a version, never changed
       .staging/adp_…/                         being written; renamed when it is whole
       .staging/….link                         a link being switched, by rename too
@@ -19,10 +20,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters.manifest import PUBLISHED, File
 from finlora_core.errors import AdapterFilesMissing
 
 LINK, INTENT = ".link", ".intent"
+OWNERS = "owners"
 CHUNK = 1024 * 1024  # bytes
 
 
@@ -38,8 +41,10 @@ class AdapterStore:
     def folder(self, adapter_id: str) -> Path:
         return self._root / ".store" / adapter_id
 
-    def stable_path(self, variant: str, name: str) -> Path:
-        return self._root / variant / name
+    def stable_path(self, owner: str, variant: str, name: str) -> Path:
+        """`8bits_r8/NAME`, where FinLoRA has it; other owners' lie in a folder of their own."""
+        own = self._root if owner == DEFAULT_OWNER else self._root / OWNERS / owner
+        return own / variant / name
 
     def require(self, adapter_id: str, files: Iterable[File]) -> Path:
         """The version's folder. Raises `AdapterFilesMissing` when a file is not there whole."""
@@ -110,27 +115,33 @@ class AdapterStore:
         """Links that were made and not put into their place yet."""
         return self._staged(LINK)
 
-    def linked(self, variant: str, name: str) -> str | None:
+    def linked(self, owner: str, variant: str, name: str) -> str | None:
         """The version that the stable path shows; None when there is no link of ours."""
+        stable = self.stable_path(owner, variant, name)
         try:
-            target = self.stable_path(variant, name).readlink()
+            target = stable.readlink()
         except OSError:
             return None
-        return target.name if target.parent == Path("..", ".store") else None
+        return target.name if target.parent == self._versions_from(stable) else None
 
-    def link(self, variant: str, name: str, adapter_id: str) -> Path:
+    def link(self, owner: str, variant: str, name: str, adapter_id: str) -> Path:
         """Point the stable path at a version, in one step."""
-        stable = self.stable_path(variant, name)
+        stable = self.stable_path(owner, variant, name)
         stable.parent.mkdir(parents=True, exist_ok=True)
         self._staging.mkdir(exist_ok=True)
         fresh = self._staging / f"{uuid.uuid4().hex}{LINK}"
-        fresh.symlink_to(Path("..") / ".store" / adapter_id, target_is_directory=True)
+        target = self._versions_from(stable) / adapter_id
+        fresh.symlink_to(target, target_is_directory=True)
         try:
             fresh.replace(stable)
         except OSError:  # a folder of the user's own has this name
             fresh.unlink()
             raise
         return stable
+
+    def _versions_from(self, stable: Path) -> Path:
+        """Relative, so that the whole tree can be moved."""
+        return Path(os.path.relpath(self._root / ".store", stable.parent))
 
     @property
     def _staging(self) -> Path:

@@ -6,7 +6,7 @@ the core. Every failure that is foreseen ends in `terminal.Commands`: one line, 
 
 import typer
 
-from finlora_core.cli import adapters, datasets, finetune, runs, service, submit
+from finlora_core.cli import adapters, datasets, finetune, keys, runs, service, submit
 from finlora_core.cli.terminal import Commands
 
 app = typer.Typer(
@@ -27,3 +27,4 @@ for command in (runs.status, runs.logs, runs.cancel, runs.pause, runs.resume, ru
     app.command()(command)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(keys.app, name="keys")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters import imports, registry
 from finlora_core.adapters.imports import Outcome, Result
 from finlora_core.adapters.store import AdapterStore
@@ -132,6 +133,7 @@ def verify(
 @app.command(name="import")
 def import_adapters(
     folder: Annotated[Path, typer.Argument(help="An adapter, or a tree of them.")],
+    owner: Annotated[str, typer.Option(help="Whose they are to be.")] = DEFAULT_OWNER,
 ) -> None:
     """Register adapters made elsewhere, after the checks that trained ones get.
 
@@ -149,6 +151,7 @@ def import_adapters(
         AdapterStore(settings.adapters),
         folder,
         models=settings.models,
+        owner=owner,
         report=_say_result,
     )
     database.close()
@@ -182,7 +185,7 @@ def _stored(id: str) -> tuple[Path, str | None]:
     settings = load_settings()
     database = Database.connect(settings.database)
     with database.reading() as session:
-        adapter = registry.get_adapter(session, id)
+        adapter = registry.get_any_adapter(session, id)
     database.close()
     return AdapterStore(settings.adapters).folder(id), adapter.manifest_sha256
 

@@ -109,7 +109,7 @@ def _train_here(chosen: NamedConfig, file: Path, settings: Settings) -> None:
     say(f"Starting a service of its own in {settings.home_dir} (about 10 seconds) ...")
     posted: list[str] = []
     try:
-        with running_stack(settings) as stack, Client(stack.url) as client:
+        with running_stack(settings) as stack, Client(stack.url, stack.key) as client:
             try:
                 ended = _train_in(stack, client, chosen, posted.append)
             except KeyboardInterrupt:
@@ -236,7 +236,7 @@ def _say_kept(settings: Settings, posted: list[str]) -> None:
         return
     database = Database.connect(settings.database)
     with database.reading() as session:
-        run = queries.get_run(session, posted[0])
+        run = queries.get_any_run(session, posted[0])
         step = f" from its checkpoint at step {run.checkpoint_step}" if run.checkpoint_step else ""
         say(f"Stopped; {run.id} is {run.status}. The same command goes on with it{step}.")
     database.close()

@@ -1,5 +1,6 @@
 """Start the service here, and look after its database."""
 
+from finlora_core.access.first_key import key_file
 from finlora_core.cli.terminal import Home, Port, say, settings_of, stop_on_signals
 from finlora_core.db import migrate as migrations
 from finlora_core.db.session import Database
@@ -62,6 +63,7 @@ def _say_ready(settings: Settings, stack: Stack) -> None:
         "models": ":".join(map(str, settings.models)),
         "adapters": str(settings.adapters),
         "logs": str(stack.log("worker").parent),
+        "API key": f"in {key_file(stack.settings)}" if stack.key else "finlora keys create NAME",
     }
     for name, value in rows.items():
         say(f"  {name:<11} {value}")

@@ -1,5 +1,6 @@
 """What commands share: how they print, how they fail, which service they talk to."""
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from finlora_core.access.first_key import read_key
 from finlora_core.client import Client
 from finlora_core.errors import FinLoRAError
 from finlora_core.settings import Settings, load_settings
@@ -21,6 +23,9 @@ INTERRUPTED = 130
 # what is printed may hold brackets and colons of its own: nothing of it is markup
 console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(highlight=False, markup=False, emoji=False, stderr=True)
+
+API_KEY = "FINLORA_API_KEY"
+"""The one variable that is the client's and no setting of the service."""
 
 Port = Annotated[int | None, typer.Option(help="Port of the API. Default: 8000.")]
 Home = Annotated[
@@ -68,10 +73,15 @@ def settings_of(port: int | None = None, home: Path | None = None) -> Settings:
 
 
 def connect(url: str | None) -> Client:
-    """To the service at `url`, or to the one that `finlora up` starts here."""
-    if url is None:
-        return Client(Stack(load_settings()).url)
-    return Client(url if "://" in url else f"http://{url}")
+    """To the service at `url`, or to the one that `finlora up` starts here.
+
+    With FINLORA_API_KEY; else, and only to the service here, with the key that is in its home.
+    """
+    settings = load_settings()
+    here = Stack(settings).url
+    target = here if url is None else url if "://" in url else f"http://{url}"
+    key = os.environ.get(API_KEY) or (read_key(settings) if target == here else None)
+    return Client(target, key)
 
 
 def stop_on_signals() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.datasets.check import DatasetFacts
 from finlora_core.db.models import Run, RunAttempt
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
@@ -42,7 +43,7 @@ class Order:
     """How a run is to be treated; what it trains is in its config."""
 
     name: str
-    owner: str = "local"
+    owner: str = DEFAULT_OWNER
     priority: int = 0
     time_limit_seconds: float | None = None
     parent_id: str | None = None

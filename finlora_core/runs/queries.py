@@ -12,9 +12,17 @@ from finlora_core.runs.status import RunStatus
 from finlora_core.runs.turns import places
 
 
-def get_run(session: Session, run_id: str) -> Run:
-    """Raises `NotFound`."""
+def get_any_run(session: Session, run_id: str) -> Run:
+    """Whosever it is: for the service itself, never for a request. Raises `NotFound`."""
     run = session.get(Run, run_id)
+    if run is None:
+        raise NotFound("run", run_id)
+    return run
+
+
+def get_run(session: Session, owner: str, run_id: str) -> Run:
+    """Raises `NotFound`."""
+    run = session.scalars(select(Run).filter_by(id=run_id, owner=owner)).first()
     if run is None:
         raise NotFound("run", run_id)
     return run
@@ -22,6 +30,7 @@ def get_run(session: Session, run_id: str) -> Run:
 
 def list_runs(
     session: Session,
+    owner: str,
     *,
     status: RunStatus | None,
     name: str | None,
@@ -32,7 +41,7 @@ def list_runs(
     """Newest first. Raises `InvalidCursor`."""
     wanted = {"status": status, "name": name, "variant": variant}
     filters = {key: value for key, value in wanted.items() if value is not None}
-    return page(session, select(Run).filter_by(**filters), Run, cursor, limit)
+    return page(session, select(Run).filter_by(owner=owner, **filters), Run, cursor, limit)
 
 
 def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
@@ -70,7 +79,7 @@ def ancestors(session: Session, run: Run) -> Sequence[str]:
     """The runs that this one tries again, the nearest first."""
     found: list[str] = []
     while run.parent_id is not None:
-        run = get_run(session, run.parent_id)
+        run = get_any_run(session, run.parent_id)
         found.append(run.id)
     return found
 

@@ -104,16 +104,16 @@ def _mend_links(database: Database, store: AdapterStore) -> None:
     with database.reading() as session:
         newest = registry.newest_versions(session)
     for adapter in newest:
-        if store.linked(adapter.variant, adapter.name) != adapter.id:
+        if store.linked(adapter.owner, adapter.variant, adapter.name) != adapter.id:
             _try_link(database, store, adapter)
 
 
 def _try_link(database: Database, store: AdapterStore, adapter: Adapter) -> None:
-    stable = store.stable_path(adapter.variant, adapter.name)
+    stable = store.stable_path(adapter.owner, adapter.variant, adapter.name)
     if stable.exists() and not stable.is_symlink():
         return  # a folder of the user's own; said when the version was published
     try:
-        link_newest(database, store, adapter.variant, adapter.name)
+        link_newest(database, store, adapter.owner, adapter.variant, adapter.name)
         logger.info("linked %s to %s", stable, adapter.id)
     except OSError as error:
         logger.warning("%s was not linked: %s", stable, error)

@@ -18,7 +18,15 @@ from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
 from tests.lora import write_adapter
-from tests.support import FACTS, POLICY, ListQueue, make_config, write_dataset
+from tests.support import (
+    FACTS,
+    POLICY,
+    ListQueue,
+    bearer,
+    make_config,
+    make_key,
+    write_dataset,
+)
 
 
 @pytest.fixture
@@ -41,7 +49,8 @@ def client(
     settings: Settings, database: Database, queue: ListQueue, store: AdapterStore, dataset: Path
 ) -> Iterator[TestClient]:
     app = create_app(settings=settings, database=database, queue=queue, store=store)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    headers = bearer(make_key(database, settings))
+    with TestClient(app, raise_server_exceptions=False, headers=headers) as client:
         yield client
 
 
@@ -61,4 +70,4 @@ def adapter(database: Database, store: AdapterStore, tmp_path: Path) -> Adapter:
         files = describe(store.folder(id), PUBLISHED)
         completed = AttemptEnd(end=End.COMPLETED)
         lifecycle.finish(session, lease, completed, now=now(session), policy=POLICY)
-        return registry.add_adapter(session, queries.get_run(session, lease.run_id), id, files)
+        return registry.add_adapter(session, queries.get_any_run(session, lease.run_id), id, files)

@@ -19,7 +19,7 @@ from finlora_core.db.models import Dataset
 from finlora_core.db.session import Database, now
 from finlora_core.settings import Settings
 from tests.server import serving
-from tests.support import BASE_MODEL, ListQueue, eventually
+from tests.support import BASE_MODEL, ListQueue, bearer, eventually, make_key
 
 ROW = b'{"context": "Profit rose.", "target": "positive"}\n'
 CHAT = (
@@ -203,7 +203,7 @@ def test_more_than_the_limit_is_refused_before_and_while_it_comes(
     app = create_app(
         settings=small, database=sqlite, queue=ListQueue(), store=AdapterStore(small.adapters)
     )
-    with TestClient(app) as client:
+    with TestClient(app, headers=bearer(make_key(sqlite, small))) as client:
         line = ROW * 1000
         for times in (25, 60):  # within the margin for what stands beside the file, and beyond
             response = upload(client, line * times)
@@ -219,7 +219,10 @@ def test_a_connection_that_breaks_leaves_nothing(client: TestClient, settings: S
     with serving(app) as url:
         address = url.removeprefix("http://").split(":")
         with socket.create_connection((address[0], int(address[1]))) as connection:
-            connection.sendall(BROKEN_OFF)
+            key = client.headers["Authorization"].encode()
+            connection.sendall(
+                BROKEN_OFF.replace(b"\r\n", b"\r\nAuthorization: " + key + b"\r\n", 1)
+            )
             assert eventually(lambda: len(on_disk(settings)) == 1)
         assert eventually(lambda: on_disk(settings) == [])
     assert client.get("/datasets").json()["data"] == []

@@ -21,9 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import hub as hubs
+from api.access import authenticate
 from api.hub import RECENT_BYTES, Hub, Message, News, Topic
 from api.main import create_app
 from api.routers.journal import EVENTS
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import ALL
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
@@ -32,7 +35,7 @@ from finlora_core.runs.lifecycle import Lease, Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
 from finlora_core.stack import free_port
-from tests.support import FACTS, POLICY, ListQueue, eventually, make_config
+from tests.support import FACTS, POLICY, ListQueue, bearer, eventually, make_config, make_key
 
 SSE = {"Accept": "text/event-stream"}
 COMPLETED = AttemptEnd(end=End.COMPLETED)
@@ -40,7 +43,10 @@ COMPLETED = AttemptEnd(end=End.COMPLETED)
 
 @pytest.fixture
 def app(settings: Settings, database: Database, queue: ListQueue, store: AdapterStore) -> FastAPI:
-    return create_app(settings=settings, database=database, queue=queue, store=store)
+    """Everybody is `local` here: who may watch what is tested with the other routes."""
+    app = create_app(settings=settings, database=database, queue=queue, store=store)
+    app.dependency_overrides[authenticate] = lambda: Caller("local", "key", ALL)
+    return app
 
 
 @pytest.fixture
@@ -363,7 +369,8 @@ def test_a_server_that_is_told_to_stop_does_not_wait_for_its_streams(
     with subprocess.Popen(command, env={**os.environ, **here.environment()}) as process:
         try:
             assert eventually(lambda: answers(url))
-            with opened(url, f"/runs/{lease.run_id}/events") as stream:
+            key = bearer(make_key(sqlite, settings))
+            with opened(url, f"/runs/{lease.run_id}/events", **key) as stream:
                 events = iter(stream)
                 next(events)
                 process.terminate()

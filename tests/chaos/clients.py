@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import BASE_MODEL
+from tests.support import BASE_MODEL, bearer
 
 NAMES = ("alpha", "beta", "gamma")
 """Few, so that runs race for the versions of a name."""
@@ -58,11 +58,11 @@ class Client(threading.Thread):
     """Posts runs while more are wanted; cancels some of them, pauses and resumes some."""
 
     def __init__(
-        self, url: str, ledger: Ledger, numbers: "itertools.count[int]", dice: Random,
+        self, url: str, key: str, ledger: Ledger, numbers: "itertools.count[int]", dice: Random,
         phase: Phase,
     ) -> None:  # fmt: skip
         super().__init__(name="client", daemon=True)
-        self._http = httpx.Client(base_url=url, timeout=4)
+        self._http = httpx.Client(base_url=url, timeout=4, headers=bearer(key))
         self._ledger = ledger
         self._numbers = numbers
         self._dice = dice

@@ -36,7 +36,7 @@ from tests.chaos.processes import Handle, Role
 from tests.chaos.traits import Plan
 from tests.chaos.verdict import Recovery, Truth, Verdict
 from tests.lora import write_adapter
-from tests.support import BASE_MODEL, eventually, write_dataset
+from tests.support import BASE_MODEL, bearer, eventually, make_key, write_dataset
 
 WORKERS = 4
 CLIENTS = 3
@@ -157,6 +157,8 @@ class Chaos:
         self._settings = _settings(self._home, server)
         self._plan = prepare_files(folder, self._settings, "mixed", order.seed)
         self._database = Database.connect(self._settings.database)
+        migrate(self._database)
+        self._key = make_key(self._database, self._settings)
         self._parts = Parts(self._settings, self._plan, workers=WORKERS)
         self._agenda = Agenda()
         dice = Random(order.seed)  # noqa: S311  # for repeating, not for secrets
@@ -165,7 +167,14 @@ class Chaos:
         self._phase = Phase()
         numbers = itertools.count(1)
         self._clients = [
-            Client(self._parts.url, self._ledger, numbers, Random(dice.random()), self._phase)  # noqa: S311
+            Client(
+                self._parts.url,
+                self._key,
+                self._ledger,
+                numbers,
+                Random(dice.random()),  # noqa: S311
+                self._phase,
+            )
             for _ in range(CLIENTS)
         ]
         self._counts: Mapping[str, int] = {}
@@ -175,7 +184,6 @@ class Chaos:
     def run(self) -> Outcome:
         started = time.monotonic()
         try:
-            migrate(self._database)
             self._parts.start()
             self._strike_often()
             not_ended = self._settle()
@@ -230,7 +238,8 @@ class Chaos:
         if any(client.is_alive() for client in self._clients):
             return  # they may still resume it themselves
         for run_id in paused:
-            httpx.post(f"{self._parts.url}/runs/{run_id}/resume", timeout=10)
+            url = f"{self._parts.url}/runs/{run_id}/resume"
+            httpx.post(url, timeout=10, headers=bearer(self._key))
 
     def _wait(self, seconds: float) -> None:
         """Meanwhile do what is due, keep the clients going, and say how it goes."""

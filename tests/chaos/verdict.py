@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters.manifest import File, sha256_of
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter, Run, RunAttempt
@@ -221,9 +222,9 @@ def stale_links(adapters: Sequence[Listed], store: AdapterStore) -> Sequence[str
     for adapter in sorted(adapters, key=lambda adapter: adapter.version):
         newest[adapter.variant, adapter.name] = adapter
     return [
-        str(store.stable_path(*key))
+        str(store.stable_path(DEFAULT_OWNER, *key))
         for key, adapter in newest.items()
-        if store.stable_path(*key).resolve() != store.folder(adapter.id).resolve()
+        if store.stable_path(DEFAULT_OWNER, *key).resolve() != store.folder(adapter.id).resolve()
     ]
 
 

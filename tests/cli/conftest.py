@@ -21,7 +21,7 @@ from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
 from tests.lora import write_adapter
 from tests.server import serving
-from tests.support import FACTS, POLICY, ListQueue, make_config, write_dataset
+from tests.support import FACTS, POLICY, ListQueue, make_config, make_key, write_dataset
 
 Finlora = Callable[..., "subprocess.CompletedProcess[str]"]
 Publish = Callable[..., Adapter]
@@ -42,10 +42,16 @@ def url(settings: Settings, sqlite: Database) -> Iterator[str]:
 
 
 @pytest.fixture
-def finlora(url: str, settings: Settings, tmp_path: Path) -> Finlora:
+def key(settings: Settings, sqlite: Database) -> str:
+    return make_key(sqlite, settings)
+
+
+@pytest.fixture
+def finlora(url: str, key: str, settings: Settings, tmp_path: Path) -> Finlora:
     """Runs `finlora …` in a folder of its own, on the settings of the service at `url`."""
     (tmp_path / "cwd").mkdir()
     variables = {**os.environ, **settings.environment(), "FINLORA_URL": url, "COLUMNS": "80"}
+    variables["FINLORA_API_KEY"] = key
 
     def run(*arguments: object, **more: str) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
@@ -89,6 +95,6 @@ def publish(settings: Settings, sqlite: Database, tmp_path: Path) -> Publish:
             files = describe(store.folder(id), (*PUBLISHED, MANIFEST))
             completed = AttemptEnd(end=End.COMPLETED)
             lifecycle.finish(session, lease, completed, now=now(session), policy=POLICY)
-            return registry.add_adapter(session, queries.get_run(session, run.id), id, files)
+            return registry.add_adapter(session, queries.get_any_run(session, run.id), id, files)
 
     return publish

@@ -348,9 +348,9 @@ def test_a_version_is_found_by_name_and_the_newest_by_default(
 ) -> None:
     three(database, store, tree)
     with database.reading() as session:
-        newest = registry.find_version(session, "sentiment", "8bits_r4")
-        first = registry.find_version(session, "sentiment", "8bits_r4", 1)
-        only = registry.find_version(session, "ner")
+        newest = registry.find_version(session, "local", "sentiment", "8bits_r4")
+        first = registry.find_version(session, "local", "sentiment", "8bits_r4", 1)
+        only = registry.find_version(session, "local", "ner")
     assert [(it.variant, it.version) for it in (newest, first, only)] == [
         ("8bits_r4", 2), ("8bits_r4", 1), ("fp16_r4", 1),
     ]  # fmt: skip
@@ -364,7 +364,7 @@ def test_a_name_of_several_variants_is_ambiguous_and_they_are_named(
         database.reading() as session,
         pytest.raises(AmbiguousAdapter, match="'sentiment' exist as 8bits_r4, fp16_r4"),
     ):
-        registry.find_version(session, "sentiment")
+        registry.find_version(session, "local", "sentiment")
 
 
 @pytest.mark.parametrize("asked", [("nobody",), ("ner", "8bits_r4"), ("ner", "fp16_r4", 2)])
@@ -373,7 +373,7 @@ def test_a_version_that_is_not_there_is_named(
 ) -> None:
     three(database, store, tree)
     with database.reading() as session, pytest.raises(NotFound, match=f"'{asked[0]}"):
-        registry.find_version(session, *asked)
+        registry.find_version(session, "local", *asked)
 
 
 def test_the_hash_of_the_manifest_stands_in_the_row(

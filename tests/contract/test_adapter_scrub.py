@@ -48,7 +48,7 @@ def change(database: Database, id: str, **values: datetime | None) -> None:
 
 def row(database: Database, id: str) -> Adapter:
     with database.reading() as session:
-        return registry.get_adapter(session, id)
+        return registry.get_any_adapter(session, id)
 
 
 def taken(database: Database, at: datetime = NOON, every: timedelta = DAY) -> str | None:

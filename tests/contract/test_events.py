@@ -169,7 +169,7 @@ def test_the_published_adapter_is_told_with_its_version(database: Database) -> N
     lease = claimed(database)
     finish(database, lease, COMPLETED)
     with database.transaction() as session:
-        run = queries.get_run(session, lease.run_id)
+        run = queries.get_any_run(session, lease.run_id)
         tell_published(session, run, registry.add_adapter(session, run, "adp_1", FILES))
     assert events(database, lease.run_id)[-1].data == {
         "adapter_id": "adp_1",

@@ -34,7 +34,7 @@ def publish(database: Database, *, name: str) -> Adapter:
         lease = lifecycle.claim_next(session, worker="w", now=NOON, ttl=timedelta(minutes=2))
         assert lease is not None
         lifecycle.finish(session, lease, AttemptEnd(end=End.COMPLETED), now=NOON, policy=POLICY)
-        run = queries.get_run(session, lease.run_id)
+        run = queries.get_any_run(session, lease.run_id)
         return registry.add_adapter(session, run, registry.adapter_id(run.id, 1), FILES)
 
 
@@ -43,7 +43,7 @@ def pages(database: Database, limit: int) -> list[list[str]]:
     while True:
         with database.reading() as session:
             page = queries.list_runs(
-                session, status=None, name=None, variant=None, cursor=cursor, limit=limit
+                session, "local", status=None, name=None, variant=None, cursor=cursor, limit=limit
             )
         seen.append([run.id for run in page.rows])
         cursor = page.next_cursor
@@ -64,12 +64,18 @@ def test_a_run_that_arrives_meanwhile_does_not_shift_the_pages(database: Databas
     first, second = create(database, second=0), create(database, second=1)
     with database.reading() as session:
         page = queries.list_runs(
-            session, status=None, name=None, variant=None, cursor=None, limit=1
+            session, "local", status=None, name=None, variant=None, cursor=None, limit=1
         )
     create(database, second=2)
     with database.reading() as session:
         rest = queries.list_runs(
-            session, status=None, name=None, variant=None, cursor=page.next_cursor, limit=9
+            session,
+            "local",
+            status=None,
+            name=None,
+            variant=None,
+            cursor=page.next_cursor,
+            limit=9,
         )
     assert [run.id for run in (*page.rows, *rest.rows)] == [second, first]
 
@@ -83,7 +89,7 @@ def test_runs_are_filtered_by_status_name_and_variant(database: Database) -> Non
     def found(**wanted: str | RunStatus) -> list[str]:
         filters = {"status": None, "name": None, "variant": None, **wanted}
         with database.reading() as session:
-            page = queries.list_runs(session, **filters, cursor=None, limit=9)  # type: ignore[arg-type]
+            page = queries.list_runs(session, "local", **filters, cursor=None, limit=9)  # type: ignore[arg-type]
         return [run.id for run in page.rows]
 
     assert found(name="a") == [a]
@@ -95,20 +101,22 @@ def test_runs_are_filtered_by_status_name_and_variant(database: Database) -> Non
 @pytest.mark.parametrize("cursor", ["", "x", "!!!!", "bm90IGEgY3Vyc29y", "fHx8"])
 def test_a_made_up_cursor_is_refused(database: Database, cursor: str) -> None:
     with database.reading() as session, pytest.raises(InvalidCursor):
-        queries.list_runs(session, status=None, name=None, variant=None, cursor=cursor, limit=1)
+        queries.list_runs(
+            session, "local", status=None, name=None, variant=None, cursor=cursor, limit=1
+        )
 
 
 def test_the_queue_position_counts_the_runs_ahead(database: Database) -> None:
     ids = [create(database, second=second) for second in range(3)]
     with database.reading() as session:
-        runs = [queries.get_run(session, run_id) for run_id in ids]
+        runs = [queries.get_any_run(session, run_id) for run_id in ids]
         assert queries.queue_positions(session, runs[1:]) == {ids[1]: 1, ids[2]: 2}
 
 
 def test_a_long_line_is_counted_as_far_as_it_is_said(database: Database) -> None:
     ids = [create(database, second=second) for second in range(3)]
     with database.transaction() as session:
-        first = queries.get_run(session, ids[0])
+        first = queries.get_any_run(session, ids[0])
         rest = [_waiting_like(first, second) for second in range(3, COUNTED + 3)]
         session.add_all(rest)
     with database.reading() as session:
@@ -160,6 +168,7 @@ def test_adapters_are_found_by_run(database: Database) -> None:
     with database.reading() as session:
         page = registry.list_adapters(
             session,
+            "local",
             name=None,
             variant=None,
             base_model=None,
@@ -193,5 +202,5 @@ def test_reconciling_takes_a_run_back_from_a_silent_worker(
     queue = ListQueue()
     reconcile(database, queue, settings)
     with database.reading() as session:
-        assert queries.get_run(session, run_id).status is RunStatus.QUEUED
+        assert queries.get_any_run(session, run_id).status is RunStatus.QUEUED
     assert queue.offered == [run_id]

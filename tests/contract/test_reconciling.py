@@ -32,7 +32,7 @@ def test_a_run_is_left_to_a_guard_that_may_still_be_clearing_away(
     assert lease is not None  # it has expired by now; its grace has not
     reconcile(database, ListQueue(), settings)
     with database.reading() as session:
-        assert queries.get_run(session, run_id).status is RunStatus.RUNNING
+        assert queries.get_any_run(session, run_id).status is RunStatus.RUNNING
 
 
 def test_a_run_that_workers_were_told_of_just_now_is_not_offered_again(

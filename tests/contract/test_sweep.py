@@ -91,7 +91,9 @@ def test_a_listed_version_stays(database: Database, settings: Settings) -> None:
     folder = version(settings, lease)
     finish(database, lease, COMPLETED)
     with database.transaction() as session:
-        registry.add_adapter(session, queries.get_run(session, lease.run_id), folder.name, FILES)
+        registry.add_adapter(
+            session, queries.get_any_run(session, lease.run_id), folder.name, FILES
+        )
     swept(database, settings)
     assert folder.exists()
 
@@ -249,7 +251,7 @@ def test_a_stable_path_is_led_to_the_newest_version_again(
     """Whoever listed it died before the link."""
     older, newer = (imported(database, settings, tmp_path, seed) for seed in (1, 2))
     store = AdapterStore(settings.adapters)
-    stable = store.link("8bits_r4", "sentiment", older)
+    stable = store.link("local", "8bits_r4", "sentiment", older)
     swept(database, settings)
     assert stable.resolve() == store.folder(newer)
     stable.unlink()
@@ -261,7 +263,7 @@ def test_a_folder_of_the_users_own_stays_where_a_link_should_be(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     imported(database, settings, tmp_path)
-    stable = AdapterStore(settings.adapters).stable_path("8bits_r4", "sentiment")
+    stable = AdapterStore(settings.adapters).stable_path("local", "8bits_r4", "sentiment")
     stable.unlink()
     stable.mkdir()
     swept(database, settings)

@@ -40,7 +40,7 @@ def stack(
 
 @pytest.fixture
 def client(stack: Stack) -> Iterator[Client]:
-    with Client(stack.url) as client:
+    with Client(stack.url, stack.key) as client:
         yield client
 
 

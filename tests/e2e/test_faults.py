@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from finlora_core.access.first_key import read_key
 from finlora_core.client import Client
 from finlora_core.errors import Conflict
 from finlora_core.settings import Settings
@@ -40,7 +41,7 @@ def frail(tmp_path: Path, data: Path, tiny_base: Path) -> Iterator[Stack]:
 
 
 def test_a_run_posted_while_the_broker_is_down_trains_once_it_is_back(frail: Stack) -> None:
-    with Client(frail.url) as client:
+    with Client(frail.url, frail.key) as client:
         kill(frail, "redis")
         run = client.create_run(SHORT)
         assert run["status"] == "queued"
@@ -50,7 +51,7 @@ def test_a_run_posted_while_the_broker_is_down_trains_once_it_is_back(frail: Sta
 
 
 def test_a_run_outlives_a_worker_that_is_killed(frail: Stack, tmp_path: Path) -> None:
-    with Client(frail.url) as client:
+    with Client(frail.url, frail.key) as client:
         run = client.create_run({**SHORT, "num_epochs": 1000})
         wait_until_training(client, run["id"])
         assert processes_below(tmp_path / "runs")
@@ -71,7 +72,7 @@ def test_ctrl_c_stops_every_process_that_finlora_up_started(
         assert up.stdout is not None
         lines = list(takewhile(lambda line: not line.startswith("Ready"), up.stdout))
         assert any(f":{settings.port}/docs" in line for line in lines), lines
-        with Client(f"http://127.0.0.1:{settings.port}") as client:
+        with Client(f"http://127.0.0.1:{settings.port}", read_key(settings)) as client:
             run = client.create_run({**SHORT, "num_epochs": 1000})
             wait_until_training(client, run["id"])
         assert len(processes_below(tmp_path)) >= 4
@@ -96,7 +97,7 @@ def test_a_home_in_use_is_not_taken_by_a_second_service(frail: Stack) -> None:
     second = running_stack(frail.settings)
     with pytest.raises(Conflict, match="another `finlora up` is using"), second:
         pass
-    with Client(frail.url) as client:
+    with Client(frail.url, frail.key) as client:
         assert client.get_run(client.create_run(SHORT)["id"])["status"] in ("queued", "running")
 
 

@@ -110,8 +110,9 @@ def test_the_same_command_goes_on_with_what_ctrl_c_has_stopped(
 ) -> None:
     words = (NAMES[1], "--config_json", "lora/finetune_configs.json")
     url = f"http://127.0.0.1:{variables['FINLORA_PORT']}"
+    home = Path(variables["FINLORA_HOME"])
     first = finetune(*words)
-    assert eventually(lambda: first.poll() is not None or _step(url) >= 2, seconds=120)
+    assert eventually(lambda: first.poll() is not None or _step(url, home) >= 2, seconds=120)
     first.send_signal(signal.SIGINT)
     said = first.communicate()[0]
     assert first.returncode == 130, said
@@ -123,9 +124,12 @@ def test_the_same_command_goes_on_with_what_ctrl_c_has_stopped(
     assert "version 1" in said
 
 
-def _step(url: str) -> int:
+def _step(url: str, home: Path) -> int:
     try:
-        runs: list[dict[str, Any]] = httpx.get(f"{url}/runs", timeout=5).json()["data"]
-    except httpx.TransportError:
+        headers = {"Authorization": f"Bearer {(home / 'api_key').read_text().strip()}"}
+        runs: list[dict[str, Any]] = httpx.get(f"{url}/runs", timeout=5, headers=headers).json()[
+            "data"
+        ]
+    except (httpx.TransportError, FileNotFoundError):
         return 0
     return max(((run["progress"] or {}).get("step", 0) for run in runs), default=0)

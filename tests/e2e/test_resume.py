@@ -61,7 +61,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator
 @pytest.fixture(scope="module")
 def undisturbed(stack: Stack) -> str:
     """The SHA-256 of the adapter that nobody interrupted."""
-    with Client(stack.url) as client:
+    with Client(stack.url, stack.key) as client:
         return adapter_of(client, client.create_run(CONFIG)["id"])
 
 
@@ -117,7 +117,7 @@ def test_killed_at_three_random_steps_the_adapter_is_the_same_bit_for_bit(
     """And each kill costs at most one checkpoint interval."""
     kills: list[Kill] = [kill_worker, kill_trainer, kill_guard]
     chance = random.Random(SEED)  # noqa: S311  # which steps, not a secret
-    with Client(stack.url) as client:
+    with Client(stack.url, stack.key) as client:
         run_id = client.create_run(CONFIG)["id"]
         resumed_from = []
         for turn, kill in enumerate(kills):
@@ -147,7 +147,7 @@ def test_killed_at_three_random_steps_the_adapter_is_the_same_bit_for_bit(
 def test_paused_and_resumed_twice_the_adapter_is_the_same_bit_for_bit(
     stack: Stack, undisturbed: str
 ) -> None:
-    with Client(stack.url) as client:
+    with Client(stack.url, stack.key) as client:
         run_id = client.create_run(CONFIG)["id"]
         paused_at: list[int] = []
         for step in (20, 50):

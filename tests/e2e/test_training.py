@@ -75,12 +75,13 @@ def test_loss_log_and_yaml_of_a_real_training_can_be_read(train: Train, stack: S
 
     run = train(name="readable")
     url = f"{stack.url}/runs/{run['id']}"
-    points = httpx.get(f"{url}/metrics").json()["data"]
+    headers = {"Authorization": f"Bearer {stack.key}"}
+    points = httpx.get(f"{url}/metrics", headers=headers).json()["data"]
     losses = [point["values"]["loss"] for point in points if "loss" in point["values"]]
     assert len(losses) == run["progress"]["max_steps"]
     assert all(loss > 0 for loss in losses)
-    assert "Training completed" in httpx.get(f"{url}/logs").text
-    assert "adapter: lora" in httpx.get(f"{url}/config.yaml").text
+    assert "Training completed" in httpx.get(f"{url}/logs", headers=headers).text
+    assert "adapter: lora" in httpx.get(f"{url}/config.yaml", headers=headers).text
 
 
 def test_a_base_model_that_cannot_be_loaded_fails_with_its_code(

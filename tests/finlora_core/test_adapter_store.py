@@ -106,8 +106,8 @@ def test_a_published_version_is_never_written_over(store: AdapterStore, output: 
 def test_the_stable_path_gives_the_newest_version(store: AdapterStore, output: Path) -> None:
     for version, id in enumerate(("adp_1", "adp_2", "adp_3"), start=1):
         publish(store, id, output, f"version {version}")
-        stable = store.link("8bits_r8_dora", "sentiment", id)
-        assert stable == store.stable_path("8bits_r8_dora", "sentiment")
+        stable = store.link("local", "8bits_r8_dora", "sentiment", id)
+        assert stable == store.stable_path("local", "8bits_r8_dora", "sentiment")
         assert (stable / WEIGHTS).read_text() == f"version {version}"
     assert (store.folder("adp_1") / WEIGHTS).read_text() == "version 1"
     assert names(stable.parent) == {"sentiment"}
@@ -117,7 +117,7 @@ def test_the_stable_path_is_where_finlora_keeps_its_adapters(
     store: AdapterStore, output: Path, tmp_path: Path
 ) -> None:
     publish(store, "adp_1", output)
-    stable = store.link("8bits_r8", "sentiment", "adp_1")
+    stable = store.link("local", "8bits_r8", "sentiment", "adp_1")
     assert stable == tmp_path / "lora_adaptors" / "8bits_r8" / "sentiment"
 
 
@@ -125,7 +125,7 @@ def test_links_still_lead_there_when_the_whole_folder_has_moved(
     store: AdapterStore, output: Path, tmp_path: Path
 ) -> None:
     publish(store, "adp_1", output, "weights")
-    stable = store.link("8bits_r8", "sentiment", "adp_1")
+    stable = store.link("local", "8bits_r8", "sentiment", "adp_1")
     (tmp_path / "lora_adaptors").rename(tmp_path / "elsewhere")
     moved = tmp_path / "elsewhere" / stable.relative_to(tmp_path / "lora_adaptors")
     assert (moved / WEIGHTS).read_text() == "weights"
@@ -135,10 +135,12 @@ def test_a_link_that_a_crash_left_half_made_is_in_nobodys_way(
     store: AdapterStore, output: Path
 ) -> None:
     publish(store, "adp_1", output, "weights")
-    stable = store.stable_path("8bits_r8", "sentiment")
+    stable = store.stable_path("local", "8bits_r8", "sentiment")
     stable.parent.mkdir()
     stable.with_name(".sentiment.adp_1").symlink_to("nowhere")
-    assert (store.link("8bits_r8", "sentiment", "adp_1") / WEIGHTS).read_text() == "weights"
+    assert (
+        store.link("local", "8bits_r8", "sentiment", "adp_1") / WEIGHTS
+    ).read_text() == "weights"
 
 
 # ---- discard

@@ -147,7 +147,7 @@ def seen(sqlite: Database, run_id: str) -> Callable[[], Run]:
 
     def read() -> Run:
         with sqlite.reading() as session:
-            return queries.get_run(session, run_id)
+            return queries.get_any_run(session, run_id)
 
     return read
 

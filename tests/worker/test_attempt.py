@@ -37,7 +37,7 @@ STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
 def adapter_of(database: Database, run_id: str) -> Adapter | None:
     with database.reading() as session:
         try:
-            return registry.get_adapter(session, registry.adapter_id(run_id, 1))
+            return registry.get_any_adapter(session, registry.adapter_id(run_id, 1))
         except NotFound:
             return None
 

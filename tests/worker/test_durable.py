@@ -288,7 +288,7 @@ def test_a_retry_goes_on_from_the_checkpoints_of_the_run_before(
         again = lifecycle.retry_run(session, run_id, dataset=facts, now=now(session)).id
     work_until_idle(bench)
     with sqlite.reading() as session:
-        assert queries.get_run(session, again).status is RunStatus.SUCCEEDED
+        assert queries.get_any_run(session, again).status is RunStatus.SUCCEEDED
     assert starts(settings, again) == [3]
 
 
@@ -310,7 +310,7 @@ def test_a_run_at_its_time_limit_saves_a_checkpoint_and_fails_with_what_to_do(
     bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
 ) -> None:
     with sqlite.transaction() as session:
-        queries.get_run(session, run_id).time_limit_seconds = 2.0
+        queries.get_any_run(session, run_id).time_limit_seconds = 2.0
     work_until_idle(bench_with("train(2000, pace=0.03)"))
     run = seen()
     assert (run.status, run.error_code) == (RunStatus.FAILED, "time_limit_exceeded")

@@ -20,7 +20,7 @@ from api.queue import CeleryQueue
 from finlora_core.db.models import Base
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
-from tests.support import BASE_MODEL, write_dataset
+from tests.support import BASE_MODEL, bearer, make_key, write_dataset
 from tests.worker.conftest import GOOD, BenchWith
 from tests.worker.hub import Hub
 from worker.attempt import work_until_idle
@@ -74,6 +74,7 @@ def planted(
             "database_password": SecretStr(f"{CANARY}-database"),
             "broker_url": "redis://default@127.0.0.1:1/0",
             "broker_password": SecretStr(f"{CANARY}-broker"),
+            "key_pepper": SecretStr(f"{CANARY}-{'p' * 16}"),
             "hf_endpoint": hub.url,
             "hf_token": SecretStr(HUB_TOKEN),
         }
@@ -94,7 +95,8 @@ def client(planted: Settings, connected: Database, bench_with: BenchWith) -> Ite
     queue = CeleryQueue(planted.broker)
     store = bench_with("").store
     app = create_app(settings=planted, database=connected, queue=queue, store=store)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    headers = bearer(make_key(connected, planted))
+    with TestClient(app, raise_server_exceptions=False, headers=headers) as client:
         yield client
     queue.close()
 
@@ -190,10 +192,13 @@ def test_a_run_that_fails_shows_no_secret(
 def test_what_is_refused_is_not_echoed(
     client: TestClient, shown: Callable[[], Mapping[str, str]], wrong: Mapping[str, object]
 ) -> None:
-    bearer = {"Authorization": f"Bearer {CANARY}", "Cookie": f"session={CANARY}"}
-    answer = client.post("/runs", json={**REQUEST, **wrong}, headers=bearer)
+    request = {**REQUEST, **wrong}
+    answer = client.post("/runs", json=request, headers={"Cookie": f"session={CANARY}"})
     assert answer.status_code == 422
-    assert_nothing_in({**shown(), "body": answer.text, "headers": str(answer.headers)})
+    nobodys = client.post("/runs", json=request, headers={"Authorization": f"Bearer {CANARY}"})
+    assert nobodys.status_code == 401
+    answers = {each.text: str(each.headers) for each in (answer, nobodys)}
+    assert_nothing_in({**shown(), "bodies": str([*answers]), "headers": str([*answers.values()])})
 
 
 def assert_nothing_in(places: Mapping[str, str]) -> None:

@@ -61,7 +61,7 @@ def test_two_processes_train_one_adapter_pause_together_and_go_on_together(
 ) -> None:
     def read() -> Run:
         with sqlite.reading() as session:
-            return queries.get_run(session, run_id)
+            return queries.get_any_run(session, run_id)
 
     working = threading.Thread(target=work_until_idle, args=[bench])
     working.start()

@@ -37,9 +37,9 @@ def publish(database: Database, store: AdapterStore, id: str, output: Path) -> N
     store.publish(id, store.stage(id, output))
     files = describe(store.folder(id), (CONFIG, WEIGHTS))
     with database.transaction() as session:
-        identity = Identity(NAME, VARIANT, BASE_MODEL)
+        identity = Identity(NAME, VARIANT, BASE_MODEL, "local")
         registry.add_imported(session, identity, id, files, now=now(session))
-    link_newest(database, store, VARIANT, NAME)
+    link_newest(database, store, "local", VARIANT, NAME)
 
 
 def fill_of(base: Path, adapter: Path) -> set[float]:

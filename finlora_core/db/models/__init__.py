@@ -5,10 +5,12 @@ from finlora_core.db.models.base import Base
 from finlora_core.db.models.datasets import Dataset, Upload
 from finlora_core.db.models.events import Event
 from finlora_core.db.models.idempotency import IdempotencyKey
+from finlora_core.db.models.keys import ApiKey
 from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
 
 __all__ = [
     "Adapter",
+    "ApiKey",
     "Base",
     "Dataset",
     "Event",

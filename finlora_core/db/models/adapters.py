@@ -15,11 +15,12 @@ class Adapter(Listed, Base):
 
     __tablename__ = "adapters"
     __table_args__ = (
-        UniqueConstraint("variant", "name", "version"),
-        Index("ix_adapters_page", "created_at", "id"),
+        UniqueConstraint("owner", "variant", "name", "version"),
+        Index("ix_adapters_page", "owner", "created_at", "id"),
         Index("ix_adapters_verified", "verified_at"),
     )
 
+    owner: Mapped[str]
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
     """None for an adapter that was made elsewhere and imported."""
     name: Mapped[str]

@@ -61,6 +61,7 @@ class Base(DeclarativeBase):
         datetime: UTCDateTime,
         dict[str, Any]: JSON,
         list[dict[str, Any]]: JSON,
+        list[str]: JSON,
         RunStatus: _words(RunStatus),
         Phase: _words(Phase),
         End: _words(End),

@@ -51,12 +51,12 @@ class Run(Listed, Base):
             postgresql_where=text("lease_expires_at IS NOT NULL"),
         ),
         Index("ix_runs_turn", "owner", "started_at"),
-        Index("ix_runs_page", "created_at", "id"),
-        Index("ix_runs_status_page", "status", "created_at", "id"),
+        Index("ix_runs_page", "owner", "created_at", "id"),
+        Index("ix_runs_status_page", "owner", "status", "created_at", "id"),
     )
 
     owner: Mapped[str]
-    """Who takes turns with whom for the workers (`runs.turns`)."""
+    """Whose it is. Owners take turns for the workers (`runs.turns`)."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
     """The run that this one tries again, from its checkpoints."""
     name: Mapped[str]

@@ -12,7 +12,7 @@ from api.main import create_app
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
-from tests.support import ListQueue
+from tests.support import ListQueue, bearer, make_key
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def app(settings: Settings, sqlite: Database) -> FastAPI:
 
 
 @pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as client:
+def client(app: FastAPI, settings: Settings, sqlite: Database) -> Iterator[TestClient]:
+    headers = bearer(make_key(sqlite, settings))
+    with TestClient(app, raise_server_exceptions=False, headers=headers) as client:
         yield client
 
 

@@ -209,6 +209,7 @@ def finished_job() -> None:
 
 
 def errors() -> None:
+    refused(openai.AuthenticationError, lambda: client("finlora_wrong").models.list())
     training, jobs = upload(), ai.fine_tuning.jobs
     bad = refused(
         openai.BadRequestError,

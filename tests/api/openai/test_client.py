@@ -20,7 +20,7 @@ from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
 from tests.lora import write_adapter
 from tests.server import serving
-from tests.support import BASE_MODEL, FACTS, POLICY, ListQueue, make_config
+from tests.support import BASE_MODEL, FACTS, POLICY, ListQueue, make_config, make_key
 
 OLDER = ("1.109.1", "2.54.0")
 """The newest of each major before the one of the developers' environment."""
@@ -60,15 +60,17 @@ def finished(settings: Settings, sqlite: Database, tmp_path: Path) -> str:
         completed = AttemptEnd(end=End.COMPLETED)
         lifecycle.finish(session, lease, completed, now=now(session), policy=POLICY)
         files = describe(store.folder(id), PUBLISHED)
-        registry.add_adapter(session, queries.get_run(session, lease.run_id), id, files)
+        registry.add_adapter(session, queries.get_any_run(session, lease.run_id), id, files)
     return lease.run_id.replace("run_", "ftjob-")
 
 
 @pytest.mark.parametrize("release", [None, *OLDER])
-def test_the_openai_package_works_unchanged(url: str, finished: str, release: str | None) -> None:
+def test_the_openai_package_works_unchanged(
+    url: str, finished: str, release: str | None, settings: Settings, sqlite: Database
+) -> None:
     python = Path(sys.executable) if release is None else _python_with(release)
     done = subprocess.run(
-        [str(python), str(DRIVE), url, "a-key", BASE_MODEL, finished],
+        [str(python), str(DRIVE), url, make_key(sqlite, settings), BASE_MODEL, finished],
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,103 @@
+"""API keys: make, list, revoke, and tell whose a key is."""
+
+import hmac
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from finlora_core.access import tokens
+from finlora_core.access.scopes import Scope
+from finlora_core.db.models import ApiKey
+from finlora_core.db.pages import Page, page
+from finlora_core.errors import Forbidden, NotFound
+
+USE_NOTED_EVERY = timedelta(minutes=1)
+
+_NO_HMAC = "0" * 64
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever sent a request."""
+
+    owner: str
+    key_id: str
+    scopes: Set[Scope]
+
+    def require(self, scope: Scope) -> None:
+        """Raises `Forbidden`."""
+        if scope not in self.scopes:
+            raise Forbidden(f"this key lacks the scope {scope.value!r}")
+
+
+def create(
+    session: Session,
+    pepper: bytes,
+    *,
+    name: str,
+    owner: str,
+    scopes: Iterable[Scope],
+    now: datetime,
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """The key's row, and the key itself: the only time that anybody sees it."""
+    token = tokens.mint()
+    key = ApiKey(
+        id=token.id,
+        name=name,
+        owner=owner,
+        scopes=sorted(scope.value for scope in scopes),
+        secret_hmac=tokens.secret_hmac(pepper, token.secret),
+        created_at=now,
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    return key, token.text
+
+
+def authenticate(session: Session, pepper: bytes, text: str, *, now: datetime) -> Caller | None:
+    """Whose key this is; None for one that is wrong, expired or revoked.
+
+    The same work in each case, so that the time it takes tells nothing.
+    """
+    token = tokens.parse(text) or tokens.mint()
+    key = session.get(ApiKey, token.id)
+    given = tokens.secret_hmac(pepper, token.secret)
+    is_right = hmac.compare_digest(given, key.secret_hmac if key else _NO_HMAC)
+    if key is None or not is_right or not _is_valid(key, now):
+        return None
+    return Caller(key.owner, key.id, frozenset(map(Scope, key.scopes)))
+
+
+def note_use(session: Session, key_id: str, *, now: datetime) -> None:
+    """At most once in a while: using a key should not mean writing a row."""
+    unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now - USE_NOTED_EVERY)
+    noted = update(ApiKey).where(ApiKey.id == key_id, unnoted)
+    session.execute(noted.values(last_used_at=now))
+
+
+def list_keys(session: Session, *, cursor: str | None, limit: int) -> Page[ApiKey]:
+    """Of every owner, the newest first. Raises `InvalidCursor`."""
+    return page(session, select(ApiKey), ApiKey, cursor, limit)
+
+
+def revoke(session: Session, key_id: str, *, now: datetime) -> ApiKey:
+    """From now on it opens nothing; repeating it changes nothing. Raises `NotFound`."""
+    key = session.get(ApiKey, key_id, with_for_update=True)
+    if key is None:
+        raise NotFound("key", key_id)
+    key.revoked_at = key.revoked_at or now
+    session.flush()
+    return key
+
+
+def are_there(session: Session) -> bool:
+    return session.scalars(select(ApiKey.id).limit(1)).first() is not None
+
+
+def _is_valid(key: ApiKey, now: datetime) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
