@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from finlora_core.client import Client
@@ -25,6 +26,9 @@ VARIANTS = [
     ("8bits_r8_rslora", {"quant_bits": 8, "peft_use_rslora": True}, {"4bit": 0, "8bit": LAYERS}),
     ("fp16_r8", {}, {"4bit": 0, "8bit": 0}),
 ]
+
+TRAINED_ROWS = 39
+"""Of 40, one to validate on; each has more tokens than one."""
 
 LOAD_WITH_PEFT = """
 import json, sys
@@ -70,10 +74,31 @@ def test_the_same_config_and_seed_give_the_same_adapter_bit_for_bit(
     assert (first["version"], second["version"]) == (1, 2)
 
 
-def test_loss_log_and_yaml_of_a_real_training_can_be_read(train: Train, stack: Stack) -> None:
+def test_a_job_of_the_openai_package_is_a_real_training_that_can_be_read(
+    client: Client, stack: Stack, data: Path
+) -> None:
     import httpx
 
-    run = train(name="readable")
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none") as ai:
+        file = ai.files.create(file=data / "train.jsonl", purpose="fine-tune")
+        job = ai.fine_tuning.jobs.create(
+            model=BASE_MODEL,
+            training_file=file.id,
+            suffix="readable",
+            hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 5},
+        )
+        run = client.wait(job.id.replace("ftjob-", "run_"), lambda seen: None)
+        assert run["status"] == "succeeded", run["error"]
+        job = ai.fine_tuning.jobs.retrieve(job.id)
+        assert job.fine_tuned_model in [model.id for model in ai.models.list()]
+        assert (job.trained_tokens or 0) > TRAINED_ROWS
+        checkpoints = ai.fine_tuning.jobs.checkpoints.list(job.id).data
+        assert [c.step_number for c in checkpoints] == [run["progress"]["max_steps"]]
+        assert checkpoints[0].metrics.train_loss
+        assert checkpoints[0].metrics.valid_loss
+        heads, *rows = ai.files.content(job.result_files[0]).text.splitlines()
+        assert heads.startswith("step,train_loss,valid_loss")
+        assert len(rows) >= run["progress"]["max_steps"]
     url = f"{stack.url}/runs/{run['id']}"
     headers = {"Authorization": f"Bearer {stack.key}"}
     points = httpx.get(f"{url}/metrics", headers=headers).json()["data"]
