@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.openai.ids import in_words
+
 PREFIX = "/v1/"
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -51,7 +53,7 @@ def translate(problem: Mapping[str, Any]) -> tuple[int, OpenAIError]:
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     key = next((each["key"] for each in problem["errors"]), None)
     detail = OpenAIErrorDetail(
-        message=problem["detail"],
+        message=in_words(problem["detail"]),
         type=kind,
         param=_PARAMS.get(key, key) if key else None,
         code=problem["code"],

@@ -1,10 +1,13 @@
 """The same thing, by its name here and by the one that OpenAI's clients expect."""
 
+import re
+
 from finlora_core.errors import NotFound
 
 FILE, JOB, EVENT, CHECKPOINT, RESULT = "file-", "ftjob-", "ftevent-", "ftckpt-", "file-result-"
 
 _NATIVE = {FILE: "dataset_", JOB: "run_"}
+_IDS = re.compile(r"\b(dataset|run)_[0-9a-f]{20}\b")
 _KINDS = {FILE: "file", JOB: "fine-tuning job", EVENT: "event", CHECKPOINT: "checkpoint"}
 
 
@@ -14,6 +17,11 @@ def shown(native: str) -> str:
         if native.startswith(ours):
             return prefix + native.removeprefix(ours)
     return native
+
+
+def in_words(message: str) -> str:
+    """A sentence of the core's, with the ids as they are here."""
+    return _IDS.sub(lambda id: shown(id[0]), message)
 
 
 def native(prefix: str, id: str) -> str:

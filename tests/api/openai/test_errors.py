@@ -70,9 +70,11 @@ def test_what_would_only_fail_again_tells_the_client_so(client: TestClient) -> N
     rows = b'{"context": "a", "target": "b"}\n' * 2
     sent = {"file": ("x.jsonl", rows)}
     file = client.post("/v1/files", files=sent, data={"purpose": "fine-tune"}).json()["id"]
-    client.post("/v1/fine_tuning/jobs", json={"model": "a/b", "training_file": file})
+    job = client.post("/v1/fine_tuning/jobs", json={"model": "a/b", "training_file": file}).json()
     response = client.delete(f"/v1/files/{file}")
     assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
+    message = error_of(response)["message"]
+    assert (file in message, job["id"] in message) == (True, True)
 
 
 def test_types_are_those_that_the_clients_know() -> None:
