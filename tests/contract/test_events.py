@@ -14,7 +14,7 @@ from finlora_core.db.session import Database
 from finlora_core.errors import LeaseLost
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.event_type import EventType, Level
-from finlora_core.runs.events import MESSAGES, read_events, tell_published
+from finlora_core.runs.events import MESSAGES, newest_events, read_events, tell_published
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, End
 from tests.contract.test_lifecycle import (
@@ -48,6 +48,21 @@ def types(database: Database, run_id: str) -> list[str]:
 def renew(database: Database, lease: Lease, **given: Any) -> None:
     with database.transaction() as session:
         lifecycle.renew(session, lease, now=NOON + SECOND, ttl=TTL, **given)
+
+
+def test_the_newest_events_come_first_and_page_by_page(database: Database) -> None:
+    lease = claimed(database)
+    for step in (40, 80):
+        renew(database, lease, checkpoint_step=step)
+    with database.reading() as session:
+        newest = newest_events(session, lease.run_id, before=None, limit=3)
+        older = newest_events(session, lease.run_id, before=newest[-1].id, limit=3)
+        saved = newest_events(
+            session, lease.run_id, before=None, limit=1, type=EventType.CHECKPOINT_SAVED
+        )
+    assert [event.type for event in newest] == ["checkpoint_saved", "checkpoint_saved", "started"]
+    assert [event.type for event in older] == ["created"]
+    assert [event.data["step"] for event in saved] == [80]
 
 
 def test_a_run_tells_its_life_in_order(database: Database) -> None:
