@@ -79,7 +79,7 @@ def test_a_job_of_the_openai_package_is_a_real_training_that_can_be_read(
 ) -> None:
     import httpx
 
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none") as ai:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key) as ai:
         file = ai.files.create(file=data / "train.jsonl", purpose="fine-tune")
         job = ai.fine_tuning.jobs.create(
             model=BASE_MODEL,

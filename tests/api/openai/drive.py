@@ -2,10 +2,11 @@
 
 Run by the interpreter of an environment that has a release of it:
 
-    python drive.py URL KEY BASE_MODEL FINISHED_JOB
+    python drive.py URL KEY READER STRANGER BASE_MODEL FINISHED_JOB
 
-FINISHED_JOB has succeeded, has events and a checkpoint at step 5. Answers are checked by the
-package's own models, strictly.
+READER is a key that may only read files, STRANGER one of another owner. FINISHED_JOB has
+succeeded, has events and a checkpoint at step 5. Answers are checked by the package's own models,
+strictly.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 import openai
 
-URL, KEY, BASE_MODEL, FINISHED = sys.argv[1:]
+URL, KEY, READER, STRANGER, BASE_MODEL, FINISHED = sys.argv[1:]
 
 FINLORA = [{"context": f"Profit rose by {n}.", "target": "positive"} for n in range(4)]
 CHAT = [
@@ -209,7 +210,6 @@ def finished_job() -> None:
 
 
 def errors() -> None:
-    refused(openai.AuthenticationError, lambda: client("finlora_wrong").models.list())
     training, jobs = upload(), ai.fine_tuning.jobs
     bad = refused(
         openai.BadRequestError,
@@ -252,6 +252,24 @@ def errors() -> None:
     assert in_use.code == "dataset_in_use"
 
 
-for step in (files, uploads, creation, lists, steering, finished_job, errors):
+def keys() -> None:
+    mine = upload()
+    for wrong in ("none", "finlora_wrong", KEY[:-1]):
+        refused(openai.AuthenticationError, client(wrong).models.list)
+    reader, stranger = client(READER), client(STRANGER)
+    assert reader.files.retrieve(mine).id == mine
+    refused(openai.PermissionDeniedError, lambda: reader.files.delete(mine))
+    refused(openai.PermissionDeniedError, reader.fine_tuning.jobs.list)
+    (results,) = ai.fine_tuning.jobs.retrieve(FINISHED).result_files
+    for file_id in (mine, results):
+        refused(openai.NotFoundError, partial(stranger.files.content, file_id))
+    refused(openai.NotFoundError, lambda: stranger.fine_tuning.jobs.retrieve(FINISHED))
+    taken = partial(stranger.fine_tuning.jobs.create, model=BASE_MODEL, training_file=mine)
+    assert refused(openai.BadRequestError, taken).param == "training_file"
+    assert stranger.files.list().data == []
+    assert [model.id for model in stranger.models.list()] == [BASE_MODEL]
+
+
+for step in (files, uploads, creation, lists, steering, finished_job, errors, keys):
     step()
 print(f"openai {openai.__version__}: all of it works")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.main import create_app
+from finlora_core.access.scopes import Scope
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import PUBLISHED, describe
 from finlora_core.adapters.store import AdapterStore
@@ -69,8 +70,13 @@ def test_the_openai_package_works_unchanged(
     url: str, finished: str, release: str | None, settings: Settings, sqlite: Database
 ) -> None:
     python = Path(sys.executable) if release is None else _python_with(release)
+    keys = (
+        make_key(sqlite, settings),
+        make_key(sqlite, settings, scopes=[Scope.DATASETS_READ]),
+        make_key(sqlite, settings, owner="stranger"),
+    )
     done = subprocess.run(
-        [str(python), str(DRIVE), url, make_key(sqlite, settings), BASE_MODEL, finished],
+        [str(python), str(DRIVE), url, *keys, BASE_MODEL, finished],
         capture_output=True,
         text=True,
         check=False,
