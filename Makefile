@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events bench-api parity check format constraints audit clean
+.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events bench-api parity check format constraints audit openapi fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -70,6 +70,14 @@ constraints: setup ## write the installed versions to constraints.txt
 
 audit: setup ## are there known vulnerabilities in what constraints.txt pins?
 	@$(BIN)/python -m tests.audit
+
+openapi: setup ## write docs/openapi.json anew: the diff is what changes for clients
+	@$(BIN)/python -m tests.document
+
+REQUESTS ?= 20000
+
+fuzz: setup ## requests made up from the OpenAPI document: REQUESTS=20000 SEED=1 DB=sqlite|postgres
+	@$(BIN)/python -m tests.fuzz --requests $(REQUESTS) --seed $(SEED) --db $(DB)
 
 clean: ## remove .venv and the caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from finlora_core.errors import (
     Conflict,
@@ -111,23 +112,6 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe_problems(app: FastAPI) -> None:
-    """Put the shape of errors into the OpenAPI document, where `responses` points.
-
-    Given to FastAPI as a model it would also be listed as `application/json`.
-    """
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schema = Problem.model_json_schema(ref_template=SCHEMAS)
-        schemas = document["components"]["schemas"]
-        schemas |= {**schema.pop("$defs"), "Problem": schema}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
 def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(FinLoRAError, _finlora_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
@@ -168,7 +152,18 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot parse
         return problem(HTTPStatus.BAD_REQUEST, "invalid_json", "the body cannot be read as JSON")
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return problem(error.status_code, code, str(error.detail), headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))  # Starlette names the first route's only
+    return problem(error.status_code, code, str(error.detail), headers=headers)
+
+
+def _methods(request: Request) -> Sequence[str]:
+    """All that the path takes, whichever routes they are on."""
+    here = (
+        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
+    )
+    return sorted({method for route in here for method in getattr(route, "methods", None) or ()})
 
 
 async def _impossible_value(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,8 @@ from fastapi_offline import FastAPIOffline
 
 from api import openai
 from api.access import Doorman
-from api.errors import describe_problems, install_error_handlers
+from api.document import complete_document
+from api.errors import install_error_handlers
 from api.hub import Hub
 from api.queue import WorkerQueue
 from api.routers import adapters, datasets, health, journal, keys, runs
@@ -84,5 +85,5 @@ def create_app(
     for router in openai.routers:
         app.include_router(router)
     openai.answer_below_v1(app)
-    describe_problems(app)
+    complete_document(app)
     return app

@@ -52,7 +52,12 @@ async def receive(request: Request, key: str, write: Write, limit: int) -> Form:
 def describe(key: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The body of such a route, for its OpenAPI entry: beside the file, these JSON schemas."""
     file = {"type": "string", "format": "binary"}
-    schema = {"type": "object", "required": [key], "properties": {key: file, **fields}}
+    schema = {
+        "type": "object",
+        "required": [key],
+        "properties": {key: file, **fields},
+        "additionalProperties": False,
+    }
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }

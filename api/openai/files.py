@@ -91,9 +91,9 @@ def list_files(
     caller: Reader,
     db: DatabaseDep,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Files of a page.")] = MAX_PAGE,
     order: Annotated[Literal["desc"], Query(description="Newest first.")] = "desc",
-    purpose: str = PURPOSE,
+    purpose: Annotated[str, Query(description="Of any other there are none.")] = PURPOSE,
 ) -> ListOf[FileObject]:
     """The files to train on. Results of jobs are named by their jobs."""
     if purpose != PURPOSE:

@@ -96,7 +96,7 @@ def list_jobs(
     caller: Reader,
     db: DatabaseDep,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Entries of a page.")] = 20,
 ) -> ListOf[JobObject]:
     """Newest first."""
     if any(key.startswith("metadata") for key in request.query_params):
@@ -161,7 +161,7 @@ def list_job_events(
     caller: Reader,
     db: DatabaseDep,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Entries of a page.")] = 20,
 ) -> ListOf[EventObject]:
     """What has happened to it, newest first."""
     before = number(EVENT, after) if after else None
@@ -179,7 +179,7 @@ def list_job_checkpoints(
     caller: Reader,
     db: DatabaseDep,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Entries of a page.")] = 10,
 ) -> ListOf[CheckpointObject]:
     """Those that were saved while it trained, newest first; a succeeded job needs them no more."""
     before = number(CHECKPOINT, after) if after else None

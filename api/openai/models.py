@@ -54,7 +54,7 @@ def list_models(caller: Reader, settings: SettingsDep, db: DatabaseDep) -> ListO
     return list_of([*_base_models(settings), *adapters], has_more=False)
 
 
-@router.get("/{model_id:path}", operation_id="openai_get_model", responses=responses(404))
+@router.get("/{model_id:path}", operation_id="openai_get_model", responses=responses(400, 404))
 def get_model(
     model_id: Annotated[str, Path(description="As the list shows it, slashes and all.")],
     caller: Reader,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from api.access import requires
 from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
+from api.pages import Cursor, Limit, Name, Variant
 from api.ranges import Content, content_responses, respond
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -52,13 +53,13 @@ class AdapterPage(BaseModel):
 def list_adapters(
     caller: Reader,
     db: DatabaseDep,
-    name: str | None = None,
-    variant: str | None = None,
+    name: Name = None,
+    variant: Variant = None,
     version: Annotated[int | None, Query(ge=1, le=2**31 - 1, description=_VERSION)] = None,
-    base_model: str | None = None,
-    run_id: str | None = None,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    base_model: Annotated[str | None, Query(description="Only those for this one.")] = None,
+    run_id: Annotated[str | None, Query(description="Only those that this run made.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> AdapterPage:
     """Newest first, page by page; or, with `name` and `version`, that one."""
     if version is not None:

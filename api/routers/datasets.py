@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field
 
 from api.access import requires
 from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
-from api.errors import responses
+from api.errors import SCHEMAS, responses
 from api.idempotency import IdempotencyKey
 from api.intake import Intake, UploadFields
 from api.multipart import describe
+from api.pages import Cursor, Limit
 from api.ranges import Content, content_responses, respond
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -78,7 +79,9 @@ class StatsRead(BaseModel):
     status_code=201,
     operation_id="create_dataset",
     responses=responses(400, 409, 413, 507),
-    openapi_extra=describe("file", UploadFields.model_json_schema()["properties"]),
+    openapi_extra=describe(
+        "file", UploadFields.model_json_schema(ref_template=SCHEMAS)["properties"]
+    ),
 )
 async def create_dataset(
     caller: Writer,
@@ -100,8 +103,8 @@ async def create_dataset(
 def list_datasets(
     caller: Reader,
     db: DatabaseDep,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> DatasetPage:
     """Newest first, page by page."""
     with db.reading() as session:
@@ -140,7 +143,7 @@ def preview_dataset(
     caller: Reader,
     db: DatabaseDep,
     files: DatasetFilesDep,
-    rows: Annotated[int, Query(ge=1, le=100)] = 5,
+    rows: Annotated[int, Query(ge=1, le=100, description="How many of the first.")] = 5,
 ) -> Preview:
     """The first rows as they are rendered: what the model reads, what it learns to say.
 

@@ -13,7 +13,8 @@ from api.accept import STREAM, prefers_stream
 from api.deps import DatabaseDep, HubDep
 from api.errors import responses
 from api.hub import Feed, Message
-from api.routers.runs import Limit, Reader, RunId
+from api.pages import Limit
+from api.routers.runs import Reader, RunId
 from finlora_core.db.models import Event, MetricPoint
 from finlora_core.runs import queries
 from finlora_core.runs.event_type import EventType, Level
@@ -86,8 +87,11 @@ LastEventId = Annotated[
 ]
 
 
-def streamed(example: str) -> dict[int | str, dict[str, Any]]:
-    """For a route's OpenAPI entry: the other content type of its answer."""
+NEXT_OFFSET = {"Next-Offset": "Where to go on, in characters; not of a stream."}
+
+
+def streamed(example: str, **headers: str) -> dict[int | str, dict[str, Any]]:
+    """For a route's OpenAPI entry: the other content type of its answer, and its headers."""
     described = {
         "schema": {
             "type": "string",
@@ -96,7 +100,10 @@ def streamed(example: str) -> dict[int | str, dict[str, Any]]:
         },
         "example": f'retry: 2000\n\n{example}\n\nevent: end\ndata: {{"status": "succeeded"}}\n\n',
     }
-    return {200: {"content": {STREAM: described}}}
+    sent = {
+        name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()
+    }
+    return {200: {"content": {STREAM: described}, "headers": sent}}
 
 
 @router.get(
@@ -157,7 +164,7 @@ def get_run_metrics(
     operation_id="get_run_logs",
     response_class=PlainTextResponse,
     responses=responses(404)
-    | streamed('data: {"text": "Loading the model\\n", "next_offset": 18}\nid: 18'),
+    | streamed('data: {"text": "Loading the model\\n", "next_offset": 18}\nid: 18', **NEXT_OFFSET),
 )
 def get_run_logs(
     run_id: RunId,
@@ -166,7 +173,9 @@ def get_run_logs(
     hub: HubDep,
     as_stream: AsStreamNotText,
     offset: Annotated[int, Query(ge=0, le=LAST_OFFSET, description="In characters.")] = 0,
-    last_event_id: Annotated[int | None, Header(ge=0, le=LAST_OFFSET)] = None,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=LAST_OFFSET, description="As for events; beats `offset`.")
+    ] = None,
 ) -> Response:
     """The log from `offset` on, as text; the header `Next-Offset` says where to go on. As
     `text/event-stream`, as it is written."""

@@ -3,12 +3,13 @@
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.access import Doorman, requires
 from api.deps import DatabaseDep
 from api.errors import responses
+from api.pages import Cursor, Limit
 from finlora_core.access import keys
 from finlora_core.access.keys import Caller
 from finlora_core.access.owners import DEFAULT_OWNER
@@ -20,6 +21,7 @@ from finlora_core.runs.config import RunName
 router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 503))
 
 Admin = Annotated[Caller, requires(Scope.ADMIN)]
+NOT_KEPT = {"Cache-Control": {"description": "`no-store`", "schema": {"type": "string"}}}
 EXAMPLE = {"name": "ci", "owner": "research", "scopes": ["runs:read", "runs:write"]}
 
 
@@ -56,7 +58,12 @@ class KeyPage(BaseModel):
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page.")
 
 
-@router.post("", status_code=201, operation_id="create_key", responses=responses(400))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_key",
+    responses={**responses(400), 201: {"headers": NOT_KEPT}},
+)
 def create_key(
     wanted: Annotated[KeyRequest, Body(openapi_examples={"for CI": {"value": EXAMPLE}})],
     caller: Admin,
@@ -87,8 +94,8 @@ def create_key(
 def list_keys(
     caller: Admin,
     db: DatabaseDep,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> KeyPage:
     """Of every owner, the newest first; the keys themselves are not kept anywhere."""
     with db.reading() as session:

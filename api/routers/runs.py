@@ -6,7 +6,6 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
@@ -15,6 +14,7 @@ from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import as_json
+from api.pages import Cursor, Limit, Name, Variant
 from api.queue import WorkerQueue
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -53,7 +53,10 @@ EXAMPLE = {
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
 Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
 RunId = Annotated[str, Path(description="`run_…`, as POST /runs answered it.")]
-Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class YAMLResponse(Response):
+    media_type: str = "application/yaml"
 
 
 class Dataset(BaseModel):
@@ -145,7 +148,7 @@ class Attempts(BaseModel):
     status_code=201,
     operation_id="create_run",
     response_model=RunRead,
-    responses=responses(400),
+    responses=responses(400, 409),
 )
 def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
@@ -176,10 +179,10 @@ def create_run(
 def list_runs(
     caller: Reader,
     db: DatabaseDep,
-    status: RunStatus | None = None,
-    name: str | None = None,
-    variant: str | None = None,
-    cursor: str | None = None,
+    status: Annotated[RunStatus | None, Query(description="Only those in this one.")] = None,
+    name: Name = None,
+    variant: Variant = None,
+    cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Response:
     """Newest first, page by page."""
@@ -294,14 +297,17 @@ def list_attempts(run_id: RunId, caller: Reader, db: DatabaseDep) -> Attempts:
 @router.get(
     "/{run_id}/config.yaml",
     operation_id="get_run_config",
-    response_class=PlainTextResponse,
-    responses=responses(404),
+    response_class=YAMLResponse,
+    responses={
+        **responses(404),
+        200: {"content": {YAMLResponse.media_type: {"schema": {"type": "object"}}}},
+    },
 )
-def get_run_config(run_id: RunId, caller: Reader, db: DatabaseDep) -> PlainTextResponse:
+def get_run_config(run_id: RunId, caller: Reader, db: DatabaseDep) -> YAMLResponse:
     """The Axolotl configuration: as trained, or a preview while the run has not started."""
     with db.reading() as session:
         run = queries.get_run(session, caller.owner, run_id)
-    return PlainTextResponse(run.axolotl_yaml or _preview(run), media_type="application/yaml")
+    return YAMLResponse(run.axolotl_yaml or _preview(run))
 
 
 def _made(

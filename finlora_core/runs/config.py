@@ -101,8 +101,13 @@ Modules = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"const": ALL_LINEAR},
-                {"type": "array", "items": {"enum": list(MODULES)}, "minItems": 1},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "enum": list(MODULES)},
+                    "minItems": 1,
+                    "uniqueItems": True,
+                },
+                {"type": "string", "enum": [ALL_LINEAR]},
             ]
         }
     ),
