@@ -21,6 +21,8 @@ POLICY = RetryPolicy(max_crashes=3, backoff=30)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FACTS = DatasetFacts(rows=2, sha256="d" * 64)
 BASE_MODEL = "finlora/tiny-llama"
+CANARY = "c4n4ry"
+"""In every secret of a test that looks where secrets go."""
 FORM = PromptFormat.INSTRUCTION
 
 

@@ -10,7 +10,7 @@ import pytest
 from finlora_core.client import Client
 from finlora_core.settings import Settings, load_settings
 from finlora_core.stack import Stack, free_port, running_stack
-from tests.support import BASE_MODEL, eventually
+from tests.support import BASE_MODEL, CANARY, eventually
 
 Train = Callable[..., dict[str, Any]]
 
@@ -33,9 +33,13 @@ def stack_settings(home: Path, data: Path, models: Path, **settings: Any) -> Set
 def stack(
     tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_base: Path
 ) -> Iterator[Stack]:
+    """Secrets are in its settings and its environment; no training may leave one behind."""
     home = tmp_path_factory.mktemp("home")
-    with running_stack(stack_settings(home, data, tiny_base)) as stack:
-        yield stack
+    settings = stack_settings(home, data, tiny_base, hf_token=f"hf_{CANARY}")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+        with running_stack(settings) as stack:
+            yield stack
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from finlora_core.client import Client
 from finlora_core.stack import Stack
 from tests.e2e.conftest import Train, wait_until_training
-from tests.support import BASE_MODEL
+from tests.support import BASE_MODEL, CANARY
 
 pytestmark = pytest.mark.training
 
@@ -74,7 +74,7 @@ def test_the_same_config_and_seed_give_the_same_adapter_bit_for_bit(
     assert (first["version"], second["version"]) == (1, 2)
 
 
-def test_a_job_of_the_openai_package_is_a_real_training_that_can_be_read(
+def test_a_job_of_the_openai_package_is_a_real_training_that_can_be_read_and_holds_no_secret(
     client: Client, stack: Stack, data: Path
 ) -> None:
     import httpx
@@ -107,6 +107,9 @@ def test_a_job_of_the_openai_package_is_a_real_training_that_can_be_read(
     assert all(loss > 0 for loss in losses)
     assert "Training completed" in httpx.get(f"{url}/logs", headers=headers).text
     assert "adapter: lora" in httpx.get(f"{url}/config.yaml", headers=headers).text
+    files = [file for file in stack.settings.home_dir.rglob("*") if file.is_file()]
+    assert {"finlora.db", "adapter_model.safetensors"} <= {file.name for file in files}
+    assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
 
 
 def test_a_base_model_that_cannot_be_loaded_fails_with_its_code(

@@ -20,12 +20,11 @@ from api.queue import CeleryQueue
 from finlora_core.db.models import Base
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
-from tests.support import BASE_MODEL, bearer, make_key, write_dataset
+from tests.support import BASE_MODEL, CANARY, bearer, make_key, write_dataset
 from tests.worker.conftest import GOOD, BenchWith
 from tests.worker.hub import Hub
 from worker.attempt import work_until_idle
 
-CANARY = "c4n4ry"
 HUB_TOKEN = f"hf_{CANARY}" + "t" * 24
 
 TELL_ALL = """
