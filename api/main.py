@@ -13,7 +13,7 @@ from api.document import complete_document
 from api.errors import install_error_handlers
 from api.hub import Hub
 from api.queue import WorkerQueue
-from api.routers import adapters, datasets, health, journal, keys, runs
+from api.routers import adapters, datasets, health, journal, keys, runs, webhooks
 from api.stopping import calling_on_stop
 from finlora_core.access.pepper import load_pepper
 from finlora_core.adapters.scrub import Scrubber
@@ -23,6 +23,10 @@ from finlora_core.db.session import Database
 from finlora_core.runs.reconcile import Reconciler, reconcile
 from finlora_core.runs.sweep import Sweeper
 from finlora_core.settings import Settings
+from finlora_core.webhooks.delivery import Deliverer
+
+DELIVER_EVERY = 1.0
+"""Seconds between looks at the outbox."""
 
 DESCRIPTION = """\
 Post a FinLoRA run config, poll the run, download the adapter.
@@ -50,10 +54,16 @@ def create_app(
         )
         reconciler = Reconciler(duties, every=settings.reconcile_seconds)
         reconciler.start()
+        postman = Reconciler(
+            [Deliverer(database, app.state.pepper, settings.webhook_networks)],
+            every=DELIVER_EVERY,
+        )
+        postman.start()
         with calling_on_stop(hub.close):
             yield
         hub.close()
         reconciler.stop()
+        postman.stop()
 
     # FastAPIOffline serves Swagger UI's files from the package: /docs works without internet
     app: FastAPI = FastAPIOffline(
@@ -78,6 +88,7 @@ def create_app(
         datasets.router,
         adapters.router,
         keys.router,
+        webhooks.router,
         health.router,
     )
     for router in routers:

@@ -20,6 +20,7 @@ FinLoRAError
 │   ├── InvalidDataset   the file is there, a line of it cannot be used
 │   ├── InvalidConfigFile  a file of run configs that cannot be read, or a wrong key in it
 │   ├── UnknownName      there is no run or adapter of this name
+│   ├── InvalidWebhook   an address that the service may not send to
 │   ├── AmbiguousAdapter a name that adapters of several variants have
 │   └── InvalidCursor    a page cursor that this server did not make
 ├── InvalidSettings      the service cannot start with these settings
@@ -155,6 +156,14 @@ class AmbiguousAdapter(Invalid):
         message = f"adapters named {name!r} exist as {', '.join(variants)}; name the variant"
         super().__init__(message)
         self.problems = (KeyProblem("variant", self.code, message),)
+
+
+class InvalidWebhook(Invalid):
+    code = "invalid_webhook"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"url: {message}")
+        self.problems = (KeyProblem("url", self.code, message),)
 
 
 class InvalidCursor(Invalid):

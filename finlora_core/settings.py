@@ -7,6 +7,7 @@ runtimes put them.
 """
 
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,7 @@ SECRETS_DIR = Path("/run/secrets")
 KILL_MARGIN = 5.0
 """Seconds that clearing a killed training's processes away may take, beyond the grace."""
 
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
 PathList = Annotated[tuple[Path, ...], NoDecode]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -84,6 +86,11 @@ class Settings(BaseSettings):
         None,
         description="What stored API keys are hashed with; the same for every process. Default: "
         "the file pepper in the home, made at the first start.",
+    )
+    webhook_networks: Networks = Field(
+        (),
+        description="Networks, separated by ',', that webhooks may be sent to although they are "
+        "not public, such as 10.1.0.0/16; over plain http, too, to addresses in them.",
     )
     hf_token: SecretStr | None = Field(
         None, description="Hugging Face token; reaches only the step that fetches a base model."
@@ -163,6 +170,9 @@ class Settings(BaseSettings):
             for key in ("dataset_roots", "models_dirs")
             if isinstance(values.get(key), str)
         }
+        networks = values.get("webhook_networks")
+        if isinstance(networks, str):
+            lists["webhook_networks"] = tuple(part for part in networks.split(",") if part)
         return {**values, **lists}
 
     @model_validator(mode="after")
@@ -277,7 +287,10 @@ class Settings(BaseSettings):
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        separator = ":" if value and isinstance(value[0], Path) else ","
+        return separator.join(map(str, value))
+    return str(value)
 
 
 def _resolved(paths: tuple[Path, ...]) -> tuple[Path, ...]:

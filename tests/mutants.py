@@ -282,8 +282,8 @@ WISHES = (
     Mutant(
         "a running run is cancelled behind its worker's back",
         LIFECYCLE,
-        "    if run.status is not RunStatus.RUNNING:\n        _move(run, RunStatus.CANCELLED",
-        "    if True:\n        _move(run, RunStatus.CANCELLED",
+        "RunStatus.RUNNING:\n        _move(session, run, RunStatus.CANCELLED",
+        "RunStatus.SUCCEEDED:\n        _move(session, run, RunStatus.CANCELLED",
     ),
     Mutant(
         "pausing again is refused",

@@ -27,6 +27,7 @@ from finlora_core.runs.outcome import AttemptEnd, End, RetryPolicy, Wish, next_s
 from finlora_core.runs.status import Phase, RunStatus, require_transition
 from finlora_core.runs.turns import OWN_ORDER, is_waiting, owners_in_turn
 from finlora_core.training.diagnose import FailureCode, failure
+from finlora_core.webhooks import outbox
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def request_cancel(session: Session, run_id: str, *, now: datetime) -> Run:
         return run
     _require_alive(run, "cancel")
     if run.status is not RunStatus.RUNNING:
-        _move(run, RunStatus.CANCELLED, now)
+        _move(session, run, RunStatus.CANCELLED, now)
         tell(session, run, EventType.CANCELLED, at=now)
     elif run.cancel_requested_at is None:
         tell(session, run, EventType.CANCEL_REQUESTED, at=now)
@@ -263,7 +264,7 @@ def request_pause(session: Session, run_id: str, *, now: datetime) -> Run:
         return run
     _require_alive(run, "pause")
     if run.status is RunStatus.QUEUED:
-        _move(run, RunStatus.PAUSED, now)
+        _move(session, run, RunStatus.PAUSED, now)
         tell(session, run, EventType.PAUSED, at=now)
     else:
         _require_pausable(run)
@@ -285,7 +286,7 @@ def resume_run(session: Session, run_id: str, *, now: datetime) -> Run:
     _require_alive(run, "resume")
     if run.status is RunStatus.RUNNING:
         raise IllegalTransition(f"run {run_id!r} is running; only a paused run can be resumed")
-    _move(run, RunStatus.QUEUED, now)
+    _move(session, run, RunStatus.QUEUED, now)
     run.queued_at = run.not_before = run.offered_at = now
     tell(session, run, EventType.RESUMED, at=now)
     session.flush()
@@ -334,7 +335,7 @@ def _first_in_line(owner: str, now: datetime, gpus: int) -> Select[Run]:
 def _start_attempt(
     session: Session, run: Run, *, worker: str, now: datetime, ttl: timedelta
 ) -> Lease:
-    _move(run, RunStatus.RUNNING, now)
+    _move(session, run, RunStatus.RUNNING, now)
     lease = Lease(run.id, run.attempt + 1, uuid.uuid4().hex)
     run.attempt, run.phase, run.started_at, run.progress = (
         lease.attempt,
@@ -356,7 +357,7 @@ def _end_attempt(
     run.crashes += end.is_crash
     _close_attempt(session, run, end, now)
     status = next_status(end, wish=run.wish, crashes=run.crashes, policy=policy)
-    _move(run, status, now)
+    _move(session, run, status, now)
     run.lease_owner = run.lease_token = run.lease_expires_at = run.phase = None
     run.pause_requested_at = None
     if status is RunStatus.QUEUED:
@@ -386,12 +387,13 @@ def _close_attempt(session: Session, run: Run, end: AttemptEnd, now: datetime) -
     attempt.error_code = end.failure.code if end.failure else None
 
 
-def _move(run: Run, new: RunStatus, now: datetime) -> None:
+def _move(session: Session, run: Run, new: RunStatus, now: datetime) -> None:
     """The one place that changes a status. The row is locked."""
     require_transition(run.status, new)
     run.status = new
     if new.is_terminal:
         run.finished_at = now
+        outbox.tell(session, run, now=now)
 
 
 def _held(session: Session, lease: Lease, now: datetime) -> Run:

@@ -185,9 +185,19 @@ def things(
         "job_id": run["id"].replace("run_", "ftjob-"),
         "file_id": dataset["id"].replace("dataset_", "file-"),
         "upload_id": ask("POST", "/v1/uploads", key, json=UPLOAD).json()["id"],
+        **_told(ask, key),
         "model_id:path": f"ft:{adapter.base_model}:local:{adapter.name}:{adapter.id[4:]}",
         "model_id": f"ft:{adapter.base_model}:local:{adapter.name}:{adapter.id[4:]}",
     }
+
+
+def _told(ask: Ask, key: str) -> Mapping[str, str]:
+    """A webhook, and what it was told of a cancelled run."""
+    made = ask("POST", "/webhooks", key, json={"url": "https://hooks.example/"}).json()
+    cancelled = ask("POST", "/runs", key, json=RUN).json()["id"]
+    ask("POST", f"/runs/{cancelled}/cancel", key)
+    (told,) = ask("GET", f"/webhooks/{made['id']}/deliveries", key).json()["data"]
+    return {"webhook_id": made["id"], "delivery_id": told["id"]}
 
 
 BODIES: dict[str, Any] = {
@@ -234,7 +244,7 @@ def test_lists_show_an_owners_own_things_only(
     settings: Settings,
 ) -> None:
     other, own = make_key(database, settings, owner="other"), make_key(database, settings)
-    for path in ("/runs", "/adapters", "/datasets"):
+    for path in ("/runs", "/adapters", "/datasets", "/webhooks"):
         assert ask("GET", path, own).json()["data"]
         assert ask("GET", path, other).json()["data"] == []
     named = "/adapters?name=sentiment&version=1"

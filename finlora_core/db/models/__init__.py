@@ -7,12 +7,14 @@ from finlora_core.db.models.events import Event
 from finlora_core.db.models.idempotency import IdempotencyKey
 from finlora_core.db.models.keys import ApiKey
 from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
+from finlora_core.db.models.webhooks import Delivery, Webhook
 
 __all__ = [
     "Adapter",
     "ApiKey",
     "Base",
     "Dataset",
+    "Delivery",
     "Event",
     "IdempotencyKey",
     "LogChunk",
@@ -20,5 +22,6 @@ __all__ = [
     "Run",
     "RunAttempt",
     "Upload",
+    "Webhook",
     "Worker",
 ]
