@@ -1,8 +1,10 @@
 """What FinLoRA's script renders against what this service renders: `make parity FINLORA=FOLDER`.
 
 FOLDER holds FinLoRA's `finetune_configs.json` and `golden_finetune_configs.json`, what its own
-script makes of each. Every key of every config is compared; a difference is allowed only where
-the table in docs/finlora.md names the key. The last line is JSON; the exit status is 0 when
+script makes of each, and some of its datasets. Each config is posted as it stands to a service
+whose dataset root is a FinLoRA checkout (a dataset that FOLDER lacks has two rows there), and
+`GET /runs/{run_id}/config.yaml` is compared key by key; a difference is allowed only where the
+table in docs/finlora.md names the key. The last line is JSON; the exit status is 0 when
 nothing else differs, and each row of the table is needed by some config.
 """
 
@@ -10,15 +12,24 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from finlora_core.runs.config import RunRequest
-from finlora_core.training.axolotl import Hardware, TrainingInput, render
-from finlora_core.training.files import AttemptFiles
+import yaml
+from fastapi.testclient import TestClient
+
+from api.main import create_app
+from finlora_core.access.first_key import make_first_key, read_key
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.db.migrate import migrate
+from finlora_core.db.session import Database
+from finlora_core.settings import load_settings
 
 TABLE = Path(__file__).parent.parent / "docs" / "finlora.md"
+TWO_ROWS = '{"context": "Profit rose. ", "target": "positive"}\n' * 2
 Rendered = Mapping[str, Any]
 
 
@@ -46,11 +57,48 @@ def differences(golden: Rendered, ours: Rendered) -> set[str]:
     return {key for key in golden.keys() | ours.keys() if golden.get(key) != ours.get(key)}
 
 
-def render_as_posted(config: Mapping[str, Any]) -> Rendered:
-    """As on a GPU, for a model that is not at hand, as GET /runs/{id}/config.yaml shows it."""
-    run = RunRequest.model_validate(config).config
-    given = TrainingInput.as_written(run, rows=10_000)
-    return render(run, given, AttemptFiles(Path("attempt")), Hardware.CUDA)
+def render_as_posted(client: TestClient, name: str, config: Mapping[str, Any]) -> Rendered:
+    """As on a GPU, for a model that is not at hand."""
+    posted = client.post("/runs", json={"name": name, **config})
+    if posted.status_code != 201:
+        raise SystemExit(f"{name}: {posted.status_code} {posted.text}")
+    rendered: Rendered = yaml.safe_load(
+        client.get(f"{posted.headers['Location']}/config.yaml").text
+    )
+    return rendered
+
+
+@contextmanager
+def serving(configs: Mapping[str, Any], folder: Path) -> Iterator[TestClient]:
+    """The API over a new database and a FinLoRA checkout that has every dataset."""
+    with TemporaryDirectory(prefix="finlora-parity-") as temporary:
+        checkout = Path(temporary, "FinLoRA")
+        (checkout / "lora").mkdir(parents=True)
+        for written in {config["dataset_path"] for config in configs.values()}:
+            target, given = checkout / "lora" / written, folder / Path(written).name
+            target.resolve().parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(given.read_text() if given.is_file() else TWO_ROWS)
+        settings = load_settings(home=Path(temporary, "home"), dataset_roots=str(checkout))
+        settings.home_dir.mkdir()
+        database = Database.connect(settings.database)
+        migrate(database)
+        make_first_key(database, settings)
+        store = AdapterStore(settings.adapters)
+        app = create_app(settings=settings, database=database, queue=NoWorkers(), store=store)
+        headers = {"Authorization": f"Bearer {read_key(settings)}"}
+        with TestClient(app, base_url="http://127.0.0.1", headers=headers) as client:
+            yield client
+        database.close()
+
+
+class NoWorkers:
+    """A broker that is away: runs are accepted all the same."""
+
+    def offer(self, run_id: str) -> bool:
+        return False
+
+    def count_workers(self) -> int | None:
+        return None
 
 
 def explained_by(key: str, allowed: set[str]) -> str | None:
@@ -64,8 +112,10 @@ def main() -> int:
     golden = json.loads((folder / "golden_finetune_configs.json").read_text())
     allowed = allowed_keys(TABLE.read_text())
     compared, used, unexplained = 0, Counter[str](), []
-    for name, config in configs.items():
-        theirs, ours = flat(golden[name]), flat(render_as_posted(config))
+    with serving(configs, folder) as client:
+        rendered = {name: render_as_posted(client, name, it) for name, it in configs.items()}
+    for name, found in rendered.items():
+        theirs, ours = flat(golden[name]), flat(found)
         compared += len(theirs.keys() | ours.keys())
         for key in differences(theirs, ours):
             row = explained_by(key, allowed)
