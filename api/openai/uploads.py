@@ -37,7 +37,7 @@ class ExpiresAfter(BaseModel):
 
 
 class UploadRequest(BaseModel):
-    bytes: int = Field(ge=1, le=2**63 - 1, description="Of the whole file.")
+    bytes: int = Field(ge=1, le=2**53 - 1, description="Of the whole file.")
     filename: str = Field(max_length=1024)
     mime_type: str = Field(max_length=256, description="Any: its rows are looked at.")
     purpose: str = Field(examples=["fine-tune"])

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.access import requires
 from api.deps import DatabaseDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
+from api.pages import Cursor, Limit
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.db.models import Delivery, Webhook
@@ -22,7 +23,6 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"], responses=responses(40
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
 Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
 WebhookId = Annotated[str, Path(description="`wh_…`, as POST /webhooks answered it.")]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 EventName = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"
 ]
@@ -40,13 +40,15 @@ class WebhookRequest(BaseModel):
 
 class WebhookRead(BaseModel):
     id: str
-    url: str
+    url: str = Field(examples=["https://hooks.example/finlora"])
     events: list[EventName]
     created_at: datetime
 
 
 class WebhookMade(WebhookRead):
-    secret: str = Field(description="`whsec_…`: what messages are signed with.")
+    secret: str = Field(
+        description="`whsec_…`: what messages are signed with.", examples=["whsec_…"]
+    )
 
 
 class WebhookPage(BaseModel):
@@ -63,7 +65,9 @@ class DeliveryRead(BaseModel):
     next_at: datetime | None = Field(description="When it is tried again; null when it is over.")
     delivered_at: datetime | None
     status: int | None = Field(description="Of the last answer.")
-    error: str | None = Field(description="Why the last try failed.")
+    error: str | None = Field(
+        description="Why the last try failed.", examples=["the answer was 503"]
+    )
 
 
 class DeliveryPage(BaseModel):
@@ -104,7 +108,7 @@ def create_webhook(
 
 @router.get("", operation_id="list_webhooks")
 def list_webhooks(
-    caller: Reader, db: DatabaseDep, cursor: str | None = None, limit: Limit = 50
+    caller: Reader, db: DatabaseDep, cursor: Cursor = None, limit: Limit = 50
 ) -> WebhookPage:
     """Newest first, page by page."""
     with db.reading() as session:
@@ -133,7 +137,7 @@ def list_deliveries(
     webhook_id: WebhookId,
     caller: Reader,
     db: DatabaseDep,
-    cursor: str | None = None,
+    cursor: Cursor = None,
     limit: Limit = 50,
 ) -> DeliveryPage:
     """What it was told, newest first, and what became of each message."""

@@ -82,8 +82,18 @@ def _modules(value: object) -> list[str] | str:
 _Text = Annotated[
     str, StringConstraints(min_length=1, max_length=1024), BeforeValidator(_printable)
 ]
-ModelName = Annotated[str, StringConstraints(max_length=256), AfterValidator(_model_name)]
-RunName = Annotated[str, StringConstraints(max_length=128), AfterValidator(_safe_name)]
+ModelName = Annotated[
+    str,
+    StringConstraints(max_length=256),
+    AfterValidator(_model_name),
+    Field(json_schema_extra={"pattern": f"^{_SAFE}(/{_SAFE})?$"}),
+]
+RunName = Annotated[
+    str,
+    StringConstraints(max_length=128),
+    AfterValidator(_safe_name),
+    Field(json_schema_extra={"pattern": f"^{_SAFE}$"}),
+]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Metadata = Annotated[
