@@ -345,7 +345,7 @@ def test_two_runs_of_one_name_cannot_become_the_same_version(database: Database)
             run = queries.get_any_run(session, lease.run_id)
             session.add(
                 Adapter(
-                    id=lease.run_id, run_id=run.id, name="n", variant="v", version=1,
+                    id=lease.run_id, owner="o", run_id=run.id, name="n", variant="v", version=1,
                     base_model="b", sha256="s", files=[], created_at=NOON, verified_at=NOON,
                 )
             )  # fmt: skip
