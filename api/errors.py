@@ -4,7 +4,7 @@ Never a stack trace, never an echo of what was sent: that may be a secret.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -161,9 +161,18 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 def _methods(request: Request) -> Sequence[str]:
     """All that the path takes, whichever routes they are on."""
     here = (
-        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
+        route
+        for route in _each(request.app.routes)
+        if route.matches(request.scope)[0] is not Match.NONE
     )
     return sorted({method for route in here for method in getattr(route, "methods", None) or ()})
+
+
+def _each(routes: Iterable[Any]) -> Iterator[Any]:
+    """FastAPI keeps an included router as one route, which names no methods."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        yield from included.routes if included else [route]
 
 
 async def _impossible_value(request: Request, error: Exception) -> JSONResponse:

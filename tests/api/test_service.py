@@ -116,3 +116,9 @@ def _subclasses(kind: type[errors.FinLoRAError]) -> Iterator[type[errors.FinLoRA
     for subclass in kind.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)
+
+
+def test_a_method_that_is_not_there_is_told_which_are(client: TestClient) -> None:
+    refused = client.put("/runs")
+    assert (refused.status_code, refused.json()["code"]) == (405, "method_not_allowed")
+    assert refused.headers["Allow"] == "GET, POST"
