@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.limits import RequestLimit
 from finlora_core.access import keys
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -76,10 +77,13 @@ async def authenticate(
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     doorman: Doorman = request.app.state.doorman
+    limit: RequestLimit | None = request.app.state.request_limit
     text = sent.credentials if sent else ""
     caller = doorman.recall(text)
     if caller is None:
         caller = await run_in_threadpool(doorman.look_up, text)
+    if limit is not None:
+        await limit.count(request.scope, caller.key_id)
     for scope in needed.scopes:
         caller.require(Scope(scope))
     return caller

@@ -22,6 +22,9 @@ HEADERS: Mapping[str, str] = {
     "Accept-Ranges": "`bytes`: `Range` works.",
     "Content-Range": "Which bytes of how many.",
     "ETag": "The SHA-256 in quotes; for `If-None-Match` and `If-Range`.",
+    "RateLimit-Limit": "Requests that the key may send in a window.",
+    "RateLimit-Remaining": "How many are left.",
+    "RateLimit-Reset": "Seconds until there are more.",
     "Location": "Where the new one is.",
     "Retry-After": "Seconds to wait before trying again.",
     "WWW-Authenticate": "`Bearer`.",
@@ -33,7 +36,7 @@ OF_STATUS: Mapping[str, tuple[str, ...]] = {
     "304": ("ETag",),
     "401": ("WWW-Authenticate",),
     "416": ("Content-Range",),
-    "429": ("Retry-After",),
+    "429": ("Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
     "503": ("Retry-After",),
 }
 

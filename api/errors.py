@@ -27,6 +27,7 @@ from finlora_core.errors import (
     KeyProblem,
     MalformedBody,
     NotFound,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
     UploadTooLarge,
@@ -43,6 +44,7 @@ STATUS: dict[type[FinLoRAError], HTTPStatus] = {
     Gone: HTTPStatus.GONE,
     MalformedBody: HTTPStatus.BAD_REQUEST,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     InsufficientStorage: HTTPStatus.INSUFFICIENT_STORAGE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -124,8 +126,17 @@ def install_error_handlers(app: FastAPI) -> None:
 
 async def _finlora_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FinLoRAError)  # noqa: S101  # registered for nothing else
-    headers = CHALLENGE if isinstance(error, Unauthorized) else None
-    return problem(status_of(type(error)), error.code, str(error), error.problems, headers)
+    return problem(
+        status_of(type(error)), error.code, str(error), error.problems, _headers_of(error)
+    )
+
+
+def _headers_of(error: FinLoRAError) -> Mapping[str, str]:
+    if isinstance(error, Unauthorized):
+        return CHALLENGE
+    if isinstance(error, TooManyRequests):
+        return {"Retry-After": str(error.retry_after)}
+    return {}
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -12,6 +12,7 @@ from api.access import Doorman
 from api.document import complete_document
 from api.errors import install_error_handlers
 from api.hub import Hub
+from api.limits import RequestLimit, ShowLimits
 from api.queue import WorkerQueue
 from api.routers import adapters, datasets, health, journal, keys, runs, webhooks
 from api.stopping import calling_on_stop
@@ -81,6 +82,8 @@ def create_app(
     app.state.datasets = DatasetChecker()
     app.state.pepper = load_pepper(settings)
     app.state.doorman = Doorman(database, app.state.pepper)
+    app.state.request_limit = RequestLimit.of(settings)
+    app.add_middleware(ShowLimits)
     install_error_handlers(app)
     routers = (
         runs.router,

@@ -108,7 +108,9 @@ def _gather(
     for size, runs in SIZES.items():
         course.say(f"inserting {runs:,} runs")
         url = databases.create(f"runs_{size}").render_as_string(hide_password=False)
-        settings = load_settings(home=folder / size, port=free_port(), database_url=url)
+        settings = load_settings(
+            home=folder / size, port=free_port(), database_url=url, rate_limit="off"
+        )
         built[size] = homes.prepare(settings, runs)
         stack.enter_context(contestants.service(settings))
     store = built[COMPARED].settings

@@ -147,7 +147,11 @@ def main() -> int:
     print(PLAN, flush=True)
     folder = Path(tempfile.mkdtemp(prefix="finlora-cancel-")).resolve()
     settings = load_settings(
-        home=folder / "home", port=free_port(), device="cpu", min_free_disk_mib=0
+        home=folder / "home",
+        port=free_port(),
+        device="cpu",
+        min_free_disk_mib=0,
+        rate_limit="off",
     )
     try:
         runs, left = measure(folder, settings)

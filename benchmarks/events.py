@@ -246,7 +246,9 @@ def bench(kind: str) -> int:
         measured = {}
         for name, polling in (("streams", False), ("polling", True)):
             home = folder / name
-            settings = load_settings(home=home, port=free_port(), database_url=server.url)
+            settings = load_settings(
+                home=home, port=free_port(), database_url=server.url, rate_limit="off"
+            )
             database = Database.connect(settings.database)
             migrate(database)
             measured[name] = measure(database, settings, polling=polling)

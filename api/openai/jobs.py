@@ -30,7 +30,7 @@ from finlora_core.runs.event_type import EventType, Level
 router = APIRouter(
     prefix="/v1/fine_tuning/jobs",
     tags=["openai: fine-tuning"],
-    responses=responses(400, 401, 403, 503),
+    responses=responses(400, 401, 403, 429, 503),
 )
 
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]

@@ -21,7 +21,7 @@ from finlora_core.settings import Settings
 from finlora_core.training.base_model import list_base_models
 
 router = APIRouter(
-    prefix="/v1/models", tags=["openai: models"], responses=responses(401, 403, 503)
+    prefix="/v1/models", tags=["openai: models"], responses=responses(401, 403, 429, 503)
 )
 
 Reader = Annotated[Caller, requires(Scope.ADAPTERS_READ)]

@@ -24,7 +24,7 @@ from finlora_core.db.models import Dataset, Upload
 from finlora_core.db.session import Database, now
 
 router = APIRouter(
-    prefix="/v1/uploads", tags=["openai: uploads"], responses=responses(400, 401, 403, 503)
+    prefix="/v1/uploads", tags=["openai: uploads"], responses=responses(400, 401, 403, 429, 503)
 )
 
 Writer = Annotated[Caller, requires(Scope.DATASETS_WRITE)]

@@ -21,7 +21,9 @@ from finlora_core.adapters.manifest import File
 from finlora_core.db.models import Adapter
 from finlora_core.errors import Invalid
 
-router = APIRouter(prefix="/adapters", tags=["adapters"], responses=responses(401, 403, 422, 503))
+router = APIRouter(
+    prefix="/adapters", tags=["adapters"], responses=responses(401, 403, 422, 429, 503)
+)
 
 _VERSION = "Of the adapter called `name`; `variant` too where several variants have that name."
 

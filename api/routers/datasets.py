@@ -25,7 +25,9 @@ from finlora_core.db.models import Dataset
 from finlora_core.db.session import Database
 from finlora_core.runs.config import PromptFormat
 
-router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 422, 503))
+router = APIRouter(
+    prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 422, 429, 503)
+)
 
 Reader = Annotated[Caller, requires(Scope.DATASETS_READ)]
 Writer = Annotated[Caller, requires(Scope.DATASETS_WRITE)]

@@ -21,7 +21,7 @@ from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.events import NEWEST_EVENT, read_events
 from finlora_core.runs.journal import LOG_END, NEWEST_METRIC, read_log, read_metrics
 
-router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 429, 503))
 
 MAX_LOG_CHARACTERS = 1024 * 1024
 STREAMED_LOG_CHARACTERS = 64 * 1024

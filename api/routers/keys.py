@@ -18,7 +18,7 @@ from finlora_core.db.models import ApiKey
 from finlora_core.db.session import now
 from finlora_core.runs.config import RunName
 
-router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 429, 503))
 
 Admin = Annotated[Caller, requires(Scope.ADMIN)]
 NOT_KEPT = {"Cache-Control": {"description": "`no-store`", "schema": {"type": "string"}}}

@@ -36,7 +36,7 @@ from finlora_core.training.axolotl import (
 )
 from finlora_core.training.files import AttemptFiles
 
-router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 429, 503))
 
 EXAMPLE = {
     "name": "sentiment_llama_3_1_8b_8bits_r8",

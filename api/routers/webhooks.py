@@ -18,7 +18,9 @@ from finlora_core.db.session import now
 from finlora_core.webhooks import registry, signing
 from finlora_core.webhooks.connect import require_url
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"], responses=responses(401, 403, 422, 503))
+router = APIRouter(
+    prefix="/webhooks", tags=["webhooks"], responses=responses(401, 403, 422, 429, 503)
+)
 
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
 Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]

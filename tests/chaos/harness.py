@@ -317,7 +317,12 @@ class Chaos:
 
 def _settings(home: Path, server: DatabaseServer, **given: Any) -> Settings:
     return load_settings(
-        home=home, port=free_port(), device="cpu", database_url=server.url, **{**TIMINGS, **given}
+        home=home,
+        port=free_port(),
+        device="cpu",
+        database_url=server.url,
+        rate_limit="off",
+        **{**TIMINGS, **given},
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from finlora_core.settings import Settings
-from finlora_core.stack import _redis_command
+from finlora_core.stack import redis_command
 from tests.chaos.processes import Handle
 from tests.chaos.traits import PLAN, Plan
 
@@ -104,7 +104,7 @@ class Parts:
         home = settings.home_dir
         env = {**os.environ, **settings.environment(), PLAN: plan.to_json()}
         env |= {"PYTHONPATH": str(REPOSITORY), "PYTHONFAULTHANDLER": "1"}
-        self.redis = Part("redis", _redis_command(settings.redis_socket), env, home)
+        self.redis = Part("redis", redis_command(settings.redis_socket), env, home)
         self.api = Part("api", _api_command(settings), env, home)
         names = [f"worker-{number}" for number in range(1, workers + 1)]
         self.workers = [Part(name, _worker_command(name), env, home) for name in names]

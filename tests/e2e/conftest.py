@@ -25,6 +25,7 @@ def stack_settings(home: Path, data: Path, models: Path, **settings: Any) -> Set
         heartbeat_seconds=0.2,
         reconcile_seconds=0.5,
         min_free_disk_mib=0,
+        rate_limit="off",
         **settings,
     )
 
