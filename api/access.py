@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.limits import RequestLimit
 from finlora_core.access import keys
 from finlora_core.access.keys import Caller
+from finlora_core.access.quota import Quota
 from finlora_core.access.scopes import Scope
 from finlora_core.db.session import Database, now
 from finlora_core.errors import Unauthorized
@@ -35,9 +37,10 @@ _bearer = HTTPBearer(
 class Doorman:
     """Looks keys up, and remembers the good ones for a moment."""
 
-    def __init__(self, database: Database, pepper: bytes) -> None:
+    def __init__(self, database: Database, pepper: bytes, quota: Quota) -> None:
         self._database = database
         self._pepper = pepper
+        self._quota = quota
         self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
 
     def recall(self, text: str) -> Caller | None:
@@ -51,6 +54,7 @@ class Doorman:
             caller = keys.authenticate(session, self._pepper, text, now=now(session))
         if caller is None:
             raise Unauthorized("no valid API key was sent; send `Authorization: Bearer finlora_…`")
+        caller = replace(caller, quota=caller.quota.or_else(self._quota))
         self._note_use(caller)
         self._known[_digest(text)] = (caller, time.monotonic() + REMEMBERED)
         while len(self._known) > MOST_REMEMBERED:

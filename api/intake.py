@@ -11,12 +11,14 @@ from starlette.concurrency import run_in_threadpool
 
 from api.idempotency import Once
 from api.multipart import Form, receive
+from finlora_core import quotas
+from finlora_core.access.keys import Caller
 from finlora_core.datasets import registry
 from finlora_core.datasets.files import MIB, DatasetFiles, Incoming
 from finlora_core.datasets.intake import Received, take
 from finlora_core.db.models import Dataset
 from finlora_core.db.session import Database, now
-from finlora_core.errors import InvalidRequest
+from finlora_core.errors import InvalidRequest, UploadTooLarge
 from finlora_core.runs.config import PromptFormat, explain
 from finlora_core.settings import Settings
 
@@ -48,7 +50,7 @@ class UploadFields(BaseModel):
 class Intake:
     """Where what one request brings goes."""
 
-    owner: str
+    caller: Caller
     settings: Settings
     database: Database
     files: DatasetFiles
@@ -61,13 +63,38 @@ class Intake:
         fields_of: Callable[[Form], UploadFields],
     ) -> Dataset:
         """The listed dataset, or the one that an earlier request with this key has made."""
-        limit = self.settings.max_upload_mib * MIB
-        with self.files.receive(self.owner, limit=limit) as incoming:
+        most, room = self.settings.max_upload_mib * MIB, await self._room()
+        limit = most if room is None else min(most, room)
+        try:
+            return await self._receive(request, response, key, fields_of, limit)
+        except UploadTooLarge:
+            quotas.require_fits(limit + 1, room)  # the nearer of the two limits has refused it
+            raise
+
+    async def _receive(
+        self,
+        request: Request,
+        response: Response,
+        key: str | None,
+        fields_of: Callable[[Form], UploadFields],
+        limit: int,
+    ) -> Dataset:
+        with self.files.receive(self.caller.owner, limit=limit) as incoming:
             form = await receive(request, "file", incoming.write, limit)
             fields, name = fields_of(form), registry.plain_name(form.filename)
             received = await run_in_threadpool(take, incoming, name, fields.prompt_format)
             once = Once(key, _digest(request, name, fields, received), response)
             return await run_in_threadpool(self._list, incoming, received, name, fields, once)
+
+    async def _room(self) -> int | None:
+        """Bytes that the quota leaves; asked only of a key that has one."""
+        if self.caller.quota.max_stored_bytes is None:
+            return None
+        return await run_in_threadpool(self._ask_room)
+
+    def _ask_room(self) -> int | None:
+        with self.database.reading() as session:
+            return quotas.room_for_bytes(session, self.caller, now=now(session))
 
     def _list(
         self,
@@ -83,12 +110,18 @@ class Intake:
             at = now(session)
 
             def add() -> str:
+                quotas.require_room_for_bytes(session, self.caller, received.size, now=at)
                 return registry.add_dataset(
-                    session, received, owner=self.owner, name=name, lifetime=lifetime, now=at
+                    session,
+                    received,
+                    owner=self.caller.owner,
+                    name=name,
+                    lifetime=lifetime,
+                    now=at,
                 ).id
 
-            made = once.make(session, self.owner, add, now=at)
-            dataset = registry.get_dataset(session, self.owner, made.id)
+            made = once.make(session, self.caller.owner, add, now=at)
+            dataset = registry.get_dataset(session, self.caller.owner, made.id)
         if not made.is_new:
             incoming.withdraw()
         return dataset

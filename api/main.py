@@ -17,6 +17,7 @@ from api.queue import WorkerQueue
 from api.routers import adapters, datasets, health, journal, keys, runs, webhooks
 from api.stopping import calling_on_stop
 from finlora_core.access.pepper import load_pepper
+from finlora_core.access.quota import Quota
 from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
@@ -81,7 +82,7 @@ def create_app(
     app.state.store = store
     app.state.datasets = DatasetChecker()
     app.state.pepper = load_pepper(settings)
-    app.state.doorman = Doorman(database, app.state.pepper)
+    app.state.doorman = Doorman(database, app.state.pepper, Quota.of(settings))
     app.state.request_limit = RequestLimit.of(settings)
     app.add_middleware(ShowLimits)
     install_error_handlers(app)

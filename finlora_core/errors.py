@@ -14,8 +14,10 @@ FinLoRAError
 │   └── AdapterDamaged   its files are not what was published any more
 ├── MalformedBody        the body is not what its Content-Type says
 ├── UploadTooLarge       more bytes than the server takes
+│   └── StorageQuotaExceeded  or than the key's quota leaves
 ├── TooManyRequests      the same request may work later, at a time that is known
-│   └── RateLimited      too many in too short a time
+│   ├── RateLimited      too many in too short a time
+│   └── QuotaExceeded    the key's owner has as much as it may have
 ├── Invalid              the request is well-formed but cannot be trained
 │   ├── InvalidRequest   keys are wrong, each named in `problems`
 │   ├── DatasetNotFound  no such file inside the dataset roots, no such upload
@@ -115,6 +117,10 @@ class UploadTooLarge(FinLoRAError):
     code = "upload_too_large"
 
 
+class StorageQuotaExceeded(UploadTooLarge):
+    code = "storage_quota_exceeded"
+
+
 class TooManyRequests(FinLoRAError):
     code = "too_many_requests"
 
@@ -126,6 +132,10 @@ class TooManyRequests(FinLoRAError):
 
 class RateLimited(TooManyRequests):
     code = "rate_limited"
+
+
+class QuotaExceeded(TooManyRequests):
+    code = "quota_exceeded"
 
 
 class Invalid(FinLoRAError):

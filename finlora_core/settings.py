@@ -98,6 +98,24 @@ class Settings(BaseSettings):
         description="How many requests a key may send, such as 10/second or 600/minute; off for "
         "any number.",
     )
+    max_queued_runs: int | None = Field(
+        None,
+        ge=0,
+        description="How many runs a key's owner may have queued or paused, where the key does "
+        "not say it.",
+    )
+    max_stored_mib: int | None = Field(
+        None,
+        ge=0,
+        description="How much a key's owner may have uploaded, where the key does not say it.",
+    )
+    gpu_hours_per_day: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="How many GPU-hours a key's owner may have used in the last 24 hours when "
+        "posting a run, where the key does not say it.",
+    )
     hf_token: SecretStr | None = Field(
         None, description="Hugging Face token; reaches only the step that fetches a base model."
     )

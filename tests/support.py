@@ -10,6 +10,7 @@ from typing import Any
 from finlora_core.access import keys
 from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.access.pepper import load_pepper
+from finlora_core.access.quota import UNLIMITED, Quota
 from finlora_core.access.scopes import ALL
 from finlora_core.datasets.check import DatasetFacts
 from finlora_core.db.session import Database, now
@@ -32,13 +33,20 @@ def make_config(**keys: Any) -> RunConfig:
 
 
 def make_key(
-    database: Database, settings: Settings, *, owner: str = DEFAULT_OWNER, scopes: Any = ALL
+    database: Database,
+    settings: Settings,
+    *,
+    owner: str = DEFAULT_OWNER,
+    scopes: Any = ALL,
+    quota: Quota = UNLIMITED,
 ) -> str:
     """An API key, as its owner is given it."""
     pepper = load_pepper(settings)
     with database.transaction() as session:
         at = now(session)
-        _, text = keys.create(session, pepper, name="test", owner=owner, scopes=scopes, now=at)
+        _, text = keys.create(
+            session, pepper, name="test", owner=owner, scopes=scopes, now=at, quota=quota
+        )
         return text
 
 

@@ -26,7 +26,8 @@ _PARAMS = {
 """Keys of a run config by what they are called here."""
 
 _FINAL = (409, 507)
-"""The clients would send these again, and get the same."""
+_FINAL_CODES = ("quota_exceeded",)
+"""The clients would send these again within seconds, and get the same."""
 
 
 class OpenAIErrorDetail(BaseModel):
@@ -97,7 +98,7 @@ class _Translated:
         headers = MutableHeaders(raw=list(start["headers"]))
         headers["content-type"] = "application/json"
         headers["content-length"] = str(len(body))
-        if status in _FINAL:
+        if status in _FINAL or error.error.code in _FINAL_CODES:
             headers["x-should-retry"] = "false"
         await self._send({**start, "status": status, "headers": headers.raw})
         await self._send({"type": "http.response.body", "body": body})

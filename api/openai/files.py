@@ -82,7 +82,7 @@ async def create_file(
     """Upload JSON lines to train on, of `{context, target}`, `{messages}` or alpaca's form.
 
     Every line is checked before the answer; the first that cannot be used is named."""
-    intake = Intake(caller.owner, settings, db, files)
+    intake = Intake(caller, settings, db, files)
     return show_file(await intake.receive(request, response, idempotency_key, _fields_of))
 
 

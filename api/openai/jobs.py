@@ -81,7 +81,7 @@ def create_job(
         at = now(session)
 
         def create() -> str:
-            return posting.create_run(session, request, caller.owner, data, now=at).id
+            return posting.create_run(session, request, caller, data, now=at).id
 
         made = once.make(session, caller.owner, create, now=at)
         job = _show(session, queries.get_run(session, caller.owner, made.id))

@@ -15,6 +15,7 @@ from api.idempotency import OnceDep
 from api.multipart import describe, receive
 from api.openai.errors import responses
 from api.openai.files import FileObject, require_purpose, show_file
+from finlora_core import quotas
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.datasets import registry, uploads
@@ -81,6 +82,7 @@ def create_upload(
         at = now(session)
 
         def begin() -> str:
+            quotas.require_room_for_bytes(session, caller, body.bytes, now=at)
             return uploads.begin_upload(
                 session, caller.owner, name, body.bytes, lifetime=lifetime, now=at
             ).id

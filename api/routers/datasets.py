@@ -95,7 +95,7 @@ async def create_dataset(
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetRead:
     """Upload JSON lines. They are checked line by line; what cannot be trained on is not kept."""
-    intake = Intake(caller.owner, settings, db, files)
+    intake = Intake(caller, settings, db, files)
     read = _read(await intake.receive(request, response, idempotency_key, UploadFields.of))
     response.headers["Location"] = f"/datasets/{read.id}"
     return read

@@ -1,22 +1,27 @@
 """API keys: make them, list them, revoke them."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from api.access import Doorman, requires
-from api.deps import DatabaseDep
+from api.deps import DatabaseDep, SettingsDep
 from api.errors import responses
 from api.pages import Cursor, Limit
 from finlora_core.access import keys
 from finlora_core.access.keys import Caller
 from finlora_core.access.owners import DEFAULT_OWNER
+from finlora_core.access.quota import Quota
 from finlora_core.access.scopes import OWN, Scope
 from finlora_core.db.models import ApiKey
 from finlora_core.db.session import now
+from finlora_core.quotas import Use, use_of
 from finlora_core.runs.config import RunName
+from finlora_core.settings import Settings
 
 router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 429, 503))
 
@@ -36,6 +41,52 @@ class KeyRequest(BaseModel):
         sorted(OWN), min_length=1, description="What it may be used for. Default: all but `admin`."
     )
     expires_days: float | None = Field(None, gt=0, le=36500, allow_inf_nan=False)
+    max_queued_runs: int | None = Field(
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="Refuse a run while its owner has so many queued or paused. This and the "
+        "next two: null for the server's default.",
+        examples=[100],
+    )
+    max_stored_bytes: int | None = Field(
+        None,
+        ge=0,
+        le=2**53 - 1,
+        description="Refuse an upload past so many of its owner's.",
+        examples=[10_000_000_000],
+    )
+    gpu_hours_per_day: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Refuse a run once its owner's have used so many in 24 hours.",
+        examples=[48],
+    )
+
+    @property
+    def quota(self) -> Quota:
+        return Quota(
+            max_queued_runs=self.max_queued_runs,
+            max_stored_bytes=self.max_stored_bytes,
+            gpu_hours_per_day=self.gpu_hours_per_day,
+        )
+
+
+class QuotaRead(BaseModel):
+    """Null: any amount."""
+
+    max_queued_runs: int | None
+    max_stored_bytes: int | None
+    gpu_hours_per_day: float | None
+
+
+class UseRead(BaseModel):
+    """What its owner has, whichever key it came with."""
+
+    queued_runs: int = Field(description="Queued or paused.")
+    stored_bytes: int = Field(description="Of datasets, and of uploads that are not complete yet.")
+    gpu_hours: float = Field(description="In the 24 hours before now.")
 
 
 class KeyRead(BaseModel):
@@ -47,6 +98,8 @@ class KeyRead(BaseModel):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None = Field(description="To the minute.")
+    quota: QuotaRead = Field(description="The key's own, or where it has none the server's.")
+    use: UseRead
 
 
 class KeyMade(KeyRead):
@@ -70,6 +123,7 @@ def create_key(
     request: Request,
     response: Response,
     db: DatabaseDep,
+    settings: SettingsDep,
 ) -> KeyMade:
     """Make a key for an owner. It can be given no scope that your own lacks."""
     for scope in wanted.scopes:
@@ -85,22 +139,26 @@ def create_key(
             scopes=wanted.scopes,
             now=at,
             expires_at=at + lasts if lasts else None,
+            quota=wanted.quota,
         )
+        (read,) = _read(session, [key], settings, at)
     response.headers["Cache-Control"] = "no-store"
-    return KeyMade(**_read(key).model_dump(), key=text)
+    return KeyMade(**read.model_dump(), key=text)
 
 
 @router.get("", operation_id="list_keys")
 def list_keys(
     caller: Admin,
     db: DatabaseDep,
+    settings: SettingsDep,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> KeyPage:
     """Of every owner, the newest first; the keys themselves are not kept anywhere."""
     with db.reading() as session:
         page = keys.list_keys(session, cursor=cursor, limit=limit)
-    return KeyPage(data=[_read(key) for key in page.rows], next_cursor=page.next_cursor)
+        data = _read(session, page.rows, settings, now(session))
+    return KeyPage(data=data, next_cursor=page.next_cursor)
 
 
 @router.delete("/{key_id}", operation_id="revoke_key", responses=responses(404))
@@ -109,14 +167,26 @@ def revoke_key(
     caller: Admin,
     request: Request,
     db: DatabaseDep,
+    settings: SettingsDep,
 ) -> KeyRead:
     """From now on, and in other processes within seconds, it opens nothing."""
     with db.transaction() as session:
-        key = keys.revoke(session, key_id, now=now(session))
+        at = now(session)
+        key = keys.revoke(session, key_id, now=at)
+        (read,) = _read(session, [key], settings, at)
     doorman: Doorman = request.app.state.doorman
     doorman.forget(key_id)
-    return _read(key)
+    return read
 
 
-def _read(key: ApiKey) -> KeyRead:
-    return KeyRead.model_validate(key, from_attributes=True)
+def _read(
+    session: Session, rows: Sequence[ApiKey], settings: Settings, at: datetime
+) -> list[KeyRead]:
+    default = Quota.of(settings)
+    uses = {owner: use_of(session, owner, now=at) for owner in {key.owner for key in rows}}
+    return [_show(key, keys.quota_of(key).or_else(default), uses[key.owner]) for key in rows]
+
+
+def _show(key: ApiKey, quota: Quota, use: Use) -> KeyRead:
+    own = {name: getattr(key, name) for name in KeyRead.model_fields if hasattr(key, name)}
+    return KeyRead(**own, quota=QuotaRead(**vars(quota)), use=UseRead(**vars(use)))

@@ -166,7 +166,7 @@ def create_run(
         at = now(session)
 
         def create() -> str:
-            return posting.create_run(session, request, caller.owner, data, now=at).id
+            return posting.create_run(session, request, caller, data, now=at).id
 
         made = once.make(session, caller.owner, create, now=at)
         run = queries.get_run(session, caller.owner, made.id)
@@ -278,7 +278,7 @@ def retry_run(
         at = now(session)
 
         def retry() -> str:
-            return posting.retry_run(session, run_id, config, parent.owner, data, now=at).id
+            return posting.retry_run(session, run_id, config, caller, data, now=at).id
 
         made = once.make(session, parent.owner, retry, now=at)
         read = _read(session, queries.get_run(session, caller.owner, made.id))

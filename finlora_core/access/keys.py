@@ -9,6 +9,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from finlora_core.access import tokens
+from finlora_core.access.quota import UNLIMITED, Quota
 from finlora_core.access.scopes import Scope
 from finlora_core.db.models import ApiKey
 from finlora_core.db.pages import Page, page
@@ -26,6 +27,7 @@ class Caller:
     owner: str
     key_id: str
     scopes: Set[Scope]
+    quota: Quota = UNLIMITED
 
     def require(self, scope: Scope) -> None:
         """Raises `Forbidden`."""
@@ -42,6 +44,7 @@ def create(
     scopes: Iterable[Scope],
     now: datetime,
     expires_at: datetime | None = None,
+    quota: Quota = UNLIMITED,
 ) -> tuple[ApiKey, str]:
     """The key's row, and the key itself: the only time that anybody sees it."""
     token = tokens.mint()
@@ -53,6 +56,7 @@ def create(
         secret_hmac=tokens.secret_hmac(pepper, token.secret),
         created_at=now,
         expires_at=expires_at,
+        **vars(quota),
     )
     session.add(key)
     session.flush()
@@ -70,7 +74,7 @@ def authenticate(session: Session, pepper: bytes, text: str, *, now: datetime) -
     is_right = hmac.compare_digest(given, key.secret_hmac if key else _NO_HMAC)
     if key is None or not is_right or not _is_valid(key, now):
         return None
-    return Caller(key.owner, key.id, frozenset(map(Scope, key.scopes)))
+    return Caller(key.owner, key.id, frozenset(map(Scope, key.scopes)), quota_of(key))
 
 
 def note_use(session: Session, key_id: str, *, now: datetime) -> None:
@@ -97,6 +101,15 @@ def revoke(session: Session, key_id: str, *, now: datetime) -> ApiKey:
 
 def are_there(session: Session) -> bool:
     return session.scalars(select(ApiKey.id).limit(1)).first() is not None
+
+
+def quota_of(key: ApiKey) -> Quota:
+    """What is the key's own."""
+    return Quota(
+        max_queued_runs=key.max_queued_runs,
+        max_stored_bytes=key.max_stored_bytes,
+        gpu_hours_per_day=key.gpu_hours_per_day,
+    )
 
 
 def _is_valid(key: ApiKey, now: datetime) -> bool:

@@ -6,11 +6,12 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from finlora_core.access import keys
 from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.access.pepper import load_pepper
+from finlora_core.access.quota import Quota
 from finlora_core.access.scopes import OWN, Scope
 from finlora_core.cli.terminal import say, say_table
 from finlora_core.db.models import ApiKey
@@ -36,14 +37,29 @@ def create(
         typer.Option(help="May be given several times. Default: all but admin."),
     ] = None,
     expires_days: Annotated[float | None, typer.Option(min=0.001, help="Default: never.")] = None,
+    max_queued_runs: Annotated[
+        int | None, typer.Option(min=0, help="Of its owner. Default: the server's.")
+    ] = None,
+    max_stored_bytes: Annotated[
+        str | None, typer.Option(help="Such as 10GB or 500MiB. Default: the server's.")
+    ] = None,
+    gpu_hours_per_day: Annotated[
+        float | None, typer.Option(min=0, help="In any 24 hours. Default: the server's.")
+    ] = None,
 ) -> None:
     """Make a key and show it, this once.
 
     \b
     finlora keys create ci --owner research --scope runs:read --scope runs:write
+    finlora keys create lab --owner lab --max-queued-runs 20 --max-stored-bytes 10GB
     """
     for given in (name, owner):
         _require_name(given)
+    quota = Quota(
+        max_queued_runs=max_queued_runs,
+        max_stored_bytes=_bytes(max_stored_bytes) if max_stored_bytes else None,
+        gpu_hours_per_day=gpu_hours_per_day,
+    )
     pepper = load_pepper(load_settings())
     with _database() as database, database.transaction() as session:
         at = now(session)
@@ -56,6 +72,7 @@ def create(
             scopes=scope or OWN,
             now=at,
             expires_at=expires_at,
+            quota=quota,
         )
     say(f"{key.id}: {name}, of {owner}, for {', '.join(key.scopes)}")
     say(text)
@@ -96,6 +113,13 @@ def _database() -> Iterator[Database]:
     database = Database.connect(load_settings().database)
     yield database
     database.close()
+
+
+def _bytes(given: str) -> int:
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(given))
+    except ValidationError:
+        raise InvalidSettings(f"{given!r} is no size; write 10GB, 500MiB or a number") from None
 
 
 def _require_name(given: str) -> None:

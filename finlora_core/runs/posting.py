@@ -8,6 +8,8 @@ from typing import TypedDict
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from finlora_core import quotas
+from finlora_core.access.keys import Caller
 from finlora_core.datasets import registry
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.datasets.check import DatasetFacts
@@ -50,13 +52,14 @@ def check_data(config: RunConfig, owner: str, settings: Settings, checker: Datas
 
 
 def create_run(
-    session: Session, request: RunRequest, owner: str, data: Data, *, now: datetime
+    session: Session, request: RunRequest, caller: Caller, data: Data, *, now: datetime
 ) -> Run:
-    """Raises `DatasetNotFound` for an upload that has been deleted meanwhile."""
-    registry.hold_for_run(session, owner, request)
+    """Raises `QuotaExceeded`, and `DatasetNotFound` for an upload that is deleted meanwhile."""
+    quotas.require_room_for_run(session, caller, now=now)
+    registry.hold_for_run(session, caller.owner, request)
     order = Order(
         name=request.run_name,
-        owner=owner,
+        owner=caller.owner,
         priority=request.priority,
         time_limit_seconds=request.time_limit_seconds,
         user_metadata=request.metadata,
@@ -65,10 +68,11 @@ def create_run(
 
 
 def retry_run(
-    session: Session, run_id: str, config: RunConfig, owner: str, data: Data, *, now: datetime
+    session: Session, run_id: str, config: RunConfig, caller: Caller, data: Data, *, now: datetime
 ) -> Run:
     """A new run of the old one's `config`. Raises as `create_run` and `lifecycle.retry_run`."""
-    registry.hold_for_run(session, owner, config)
+    quotas.require_room_for_run(session, caller, now=now)
+    registry.hold_for_run(session, caller.owner, config)
     return lifecycle.retry_run(session, run_id, **data, now=now)
 
 

@@ -21,6 +21,17 @@ def test_a_key_is_made_listed_and_revoked(finlora: Finlora, url: str) -> None:
     assert "revoked" in finlora("keys", "list").stdout
 
 
+def test_a_key_has_quotas(finlora: Finlora, url: str) -> None:
+    sizes = ("--max-stored-bytes", "10GB", "--gpu-hours-per-day", "2.5", "--max-queued-runs", "7")
+    assert finlora("keys", "create", "ci", "--owner", "ann", *sizes).returncode == 0
+    admin = finlora("keys", "create", "root", "--scope", "admin").stdout.splitlines()[1]
+    rows = httpx.get(f"{url}/keys", headers=bearer(admin)).json()["data"]
+    (quota,) = [row["quota"] for row in rows if row["owner"] == "ann"]
+    assert list(quota.values()) == [7, 10_000_000_000, 2.5]
+    refused = finlora("keys", "create", "ci", "--max-stored-bytes", "much")
+    assert (refused.returncode, "'much' is no size" in refused.stderr) == (1, True)
+
+
 def test_a_name_that_cannot_be_an_owners_is_refused(finlora: Finlora) -> None:
     refused = finlora("keys", "create", "ci", "--owner", "../x")
     assert refused.returncode == 1

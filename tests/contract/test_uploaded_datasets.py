@@ -3,6 +3,8 @@
 import pytest
 from sqlalchemy.orm import Session
 
+from finlora_core.access.keys import Caller
+from finlora_core.access.scopes import ALL
 from finlora_core.datasets import registry
 from finlora_core.datasets.intake import Received
 from finlora_core.db.session import Database
@@ -13,6 +15,7 @@ from tests.contract.test_races import race
 from tests.support import BASE_MODEL, FACTS, FORM, NOON
 
 ID = "dataset_" + "1" * 20
+ANN = Caller("ann", "key", ALL)
 NOBODY = Lease("", 1, "")
 
 
@@ -23,7 +26,7 @@ def delete(session: Session, _: Lease) -> None:
 def post(session: Session, _: Lease) -> object:
     config = {"base_model": BASE_MODEL, "dataset_path": ID}
     request, data = RunRequest.model_validate(config), posting.Data(dataset=FACTS, validation=None)
-    return posting.create_run(session, request, "ann", data, now=NOON).status
+    return posting.create_run(session, request, ANN, data, now=NOON).status
 
 
 @pytest.fixture(autouse=True)

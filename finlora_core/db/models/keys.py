@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Index
+from sqlalchemy import BigInteger, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from finlora_core.db.models.base import Base, Listed
@@ -25,3 +25,7 @@ class ApiKey(Listed, Base):
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None] = mapped_column(default=None)
     """To the minute."""
+    max_queued_runs: Mapped[int | None]
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    gpu_hours_per_day: Mapped[float | None]
+    """This and the two before it: `access.quota.Quota`; None for the server's default."""

@@ -130,6 +130,7 @@ class RunAttempt(Base):
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
         ),
+        Index("ix_attempts_ended_at", "ended_at"),
     )
 
     run_id: Mapped[str] = mapped_column(

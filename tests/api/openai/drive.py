@@ -2,11 +2,11 @@
 
 Run by the interpreter of an environment that has a release of it:
 
-    python drive.py URL KEY READER STRANGER BASE_MODEL FINISHED_JOB
+    python drive.py URL KEY READER STRANGER POOR BASE_MODEL FINISHED_JOB
 
-READER is a key that may only read files, STRANGER one of another owner. FINISHED_JOB has
-succeeded, has events and a checkpoint at step 5. Answers are checked by the package's own models,
-strictly.
+READER is a key that may only read files, STRANGER one of another owner, POOR one that may have no
+run queued. FINISHED_JOB has succeeded, has events and a checkpoint at step 5. Answers are checked
+by the package's own models, strictly.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 
 import openai
 
-URL, KEY, READER, STRANGER, BASE_MODEL, FINISHED = sys.argv[1:]
+URL, KEY, READER, STRANGER, POOR, BASE_MODEL, FINISHED = sys.argv[1:]
 
 FINLORA = [{"context": f"Profit rose by {n}.", "target": "positive"} for n in range(4)]
 CHAT = [
@@ -270,6 +270,15 @@ def keys() -> None:
     assert [model.id for model in stranger.models.list()] == [BASE_MODEL]
 
 
-for step in (files, uploads, creation, lists, steering, finished_job, errors, keys):
+def quota() -> None:
+    poor = client(POOR)
+    file = poor.files.create(file=("train.jsonl", lines(FINLORA)), purpose="fine-tune").id
+    create = partial(poor.fine_tuning.jobs.create, model=BASE_MODEL, training_file=file)
+    refusal = refused(openai.RateLimitError, create)
+    assert refusal.code == "quota_exceeded"
+    assert int(refusal.response.headers["Retry-After"]) > 0
+
+
+for step in (files, uploads, creation, lists, steering, finished_job, errors, keys, quota):
     step()
 print(f"openai {openai.__version__}: all of it works")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.main import create_app
+from finlora_core.access.quota import Quota
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import PUBLISHED, describe
@@ -74,6 +75,7 @@ def test_the_openai_package_works_unchanged(
         make_key(sqlite, settings),
         make_key(sqlite, settings, scopes=[Scope.DATASETS_READ]),
         make_key(sqlite, settings, owner="stranger"),
+        make_key(sqlite, settings, owner="poor", quota=Quota(max_queued_runs=0)),
     )
     done = subprocess.run(
         [str(python), str(DRIVE), url, *keys, BASE_MODEL, finished],
