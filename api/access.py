@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -91,6 +92,14 @@ async def authenticate(
     for scope in needed.scopes:
         caller.require(Scope(scope))
     return caller
+
+
+async def admit(request: Request, dependant: Dependant) -> None:
+    """Ask for the key that a route needs, before its body is read: FastAPI asks afterwards."""
+    for each in dependant.dependencies:
+        if each.call is authenticate:
+            needed = SecurityScopes(each.own_oauth_scopes)
+            await authenticate(request, needed, await _bearer(request))
 
 
 def requires(scope: Scope) -> Any:

@@ -1,4 +1,4 @@
-"""What uvicorn serves: `uvicorn api.asgi:app`. The one place of the API that reads settings."""
+"""What `api.server` serves. The one place of the API that reads settings."""
 
 from api.main import create_app
 from api.queue import CeleryQueue

@@ -15,24 +15,29 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from finlora_core.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
     Conflict,
     FinLoRAError,
     Forbidden,
     Gone,
     InsufficientStorage,
     Invalid,
+    InvalidRequest,
     KeyProblem,
     MalformedBody,
     NotFound,
     TooManyRequests,
     Unauthorized,
     Unavailable,
-    UploadTooLarge,
+    UnsupportedMedia,
 )
 from finlora_core.runs.config import explain
+from finlora_core.strict_json import MAX_PROBLEMS
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +48,9 @@ STATUS: dict[type[FinLoRAError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     Gone: HTTPStatus.GONE,
     MalformedBody: HTTPStatus.BAD_REQUEST,
-    UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
+    BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMedia: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     InsufficientStorage: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -118,10 +125,10 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(FinLoRAError, _finlora_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(DataError, _impossible_value)
     for out_of_reach in (OperationalError, PoolTimeout):
         app.add_exception_handler(out_of_reach, _database_down)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _finlora_error(request: Request, error: Exception) -> JSONResponse:
@@ -141,14 +148,10 @@ def _headers_of(error: FinLoRAError) -> Mapping[str, str]:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    found = error.errors()
-    if any(each["type"] == "json_invalid" for each in found):
-        reason = found[0].get("ctx", {}).get("error", "malformed")
-        return problem(HTTPStatus.BAD_REQUEST, "invalid_json", f"the body is not JSON: {reason}")
+    found = error.errors()[:MAX_PROBLEMS]
     without_place = [{**each, "loc": each["loc"][1:] or each["loc"]} for each in found]
-    problems = explain(without_place, _known_keys(request))
-    detail = "; ".join(f"{each.key}: {each.message}" for each in problems)
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, problems)
+    invalid = InvalidRequest(*explain(without_place, _known_keys(request)))
+    return await _finlora_error(request, invalid)
 
 
 def _known_keys(request: Request) -> Sequence[str]:
@@ -160,8 +163,6 @@ def _known_keys(request: Request) -> Sequence[str]:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot parse
-        return problem(HTTPStatus.BAD_REQUEST, "invalid_json", "the body cannot be read as JSON")
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -186,6 +187,11 @@ def _each(routes: Iterable[Any]) -> Iterator[Any]:
         yield from included.routes if included else [route]
 
 
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    """Nobody hears this; it keeps what happens every day from looking like a failure."""
+    return await _finlora_error(request, MalformedBody("the connection ended before the body"))
+
+
 async def _impossible_value(request: Request, error: Exception) -> JSONResponse:
     detail = "a value holds what no stored one can, such as a NUL character"
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail)
@@ -201,9 +207,9 @@ async def _database_down(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+def unexpected(request_id: str) -> JSONResponse:
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal_error",
-        "The server failed; its log says why.",
+        f"The server failed; its log says why, at request {request_id}.",
     )

@@ -61,9 +61,14 @@ class RequestLimit:
         return cls(parse(settings.rate_limit), redis)
 
     async def count(self, scope: Scope, key_id: str) -> None:
-        """One more request; `show_limits` tells of it. Raises `RateLimited`."""
+        """One more request; `ShowLimits` tells of it. Raises `RateLimited`.
+
+        A request whose key is asked for twice, before its body is read and after, counts once.
+        """
+        if _STATE in scope.setdefault("state", {}):
+            return
         is_allowed, left = await self._hit(key_id)
-        scope.setdefault("state", {})[_STATE] = left
+        scope["state"][_STATE] = left
         if not is_allowed:
             raise RateLimited(
                 f"this key may send {left.limit} requests in {self._item.get_expiry()} s; "

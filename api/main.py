@@ -10,12 +10,14 @@ from fastapi_offline import FastAPIOffline
 from api import openai
 from api.access import Doorman
 from api.document import complete_document
+from api.edge import Edge, Hosts
 from api.errors import install_error_handlers
 from api.hub import Hub
 from api.limits import RequestLimit, ShowLimits
 from api.queue import WorkerQueue
 from api.routers import adapters, datasets, health, journal, keys, runs, webhooks
 from api.stopping import calling_on_stop
+from api.swagger import add_swagger_ui
 from finlora_core.access.pepper import load_pepper
 from finlora_core.access.quota import Quota
 from finlora_core.adapters.scrub import Scrubber
@@ -67,13 +69,15 @@ def create_app(
         reconciler.stop()
         postman.stop()
 
-    # FastAPIOffline serves Swagger UI's files from the package: /docs works without internet
+    # FastAPIOffline serves Swagger UI's files from its package: /docs works without internet
     app: FastAPI = FastAPIOffline(
         title="FinLoRA service",
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy with TLS it would lead away from it
     )
     app.state.settings = settings
     app.state.database = database
@@ -85,6 +89,7 @@ def create_app(
     app.state.doorman = Doorman(database, app.state.pepper, Quota.of(settings))
     app.state.request_limit = RequestLimit.of(settings)
     app.add_middleware(ShowLimits)
+    app.add_middleware(Edge, hosts=Hosts((settings.host, *settings.allowed_hosts)))
     install_error_handlers(app)
     routers = (
         runs.router,
@@ -99,6 +104,7 @@ def create_app(
         app.include_router(router)
     for router in openai.routers:
         app.include_router(router)
+    add_swagger_ui(app)
     openai.answer_below_v1(app)
     complete_document(app)
     return app

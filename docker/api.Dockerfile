@@ -31,11 +31,12 @@ COPY --from=build /opt/finlora /opt/finlora
 ENV PATH=/opt/finlora/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    FINLORA_HOME=/data
-# uvicorn puts the working directory on Python's path: one that nobody here can write to
+    FINLORA_HOME=/data \
+    FINLORA_HOST=0.0.0.0
+# `python -m` puts the working directory on Python's path: one that nobody here can write to
 WORKDIR /opt/finlora
 USER finlora
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["uvicorn", "api.asgi:app", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
+CMD ["python", "-m", "api.server"]

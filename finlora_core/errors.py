@@ -13,8 +13,12 @@ FinLoRAError
 │   ├── DatasetFileMissing
 │   └── AdapterDamaged   its files are not what was published any more
 ├── MalformedBody        the body is not what its Content-Type says
-├── UploadTooLarge       more bytes than the server takes
-│   └── StorageQuotaExceeded  or than the key's quota leaves
+│   └── InvalidJSON
+├── UnsupportedMedia     a Content-Type or Content-Encoding that is not read here
+├── BodyTooLarge         more bytes than the server takes
+│   └── UploadTooLarge
+│       └── StorageQuotaExceeded  more than the key's quota leaves
+├── BodyTooSlow          the rest of the body did not come in time
 ├── TooManyRequests      the same request may work later, at a time that is known
 │   ├── RateLimited      too many in too short a time
 │   └── QuotaExceeded    the key's owner has as much as it may have
@@ -39,6 +43,9 @@ FinLoRAError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+MAX_SHOWN = 128
+"""Characters of what somebody sent, in the answer that there is no such thing."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class NotFound(FinLoRAError):
     code = "not_found"
 
     def __init__(self, kind: str, id: str) -> None:
-        super().__init__(f"there is no {kind} {id!r}")
+        super().__init__(f"there is no {kind} {id[:MAX_SHOWN]!r}")
 
 
 class Conflict(FinLoRAError):
@@ -113,7 +120,19 @@ class MalformedBody(FinLoRAError):
     code = "malformed_body"
 
 
-class UploadTooLarge(FinLoRAError):
+class InvalidJSON(MalformedBody):
+    code = "invalid_json"
+
+
+class UnsupportedMedia(FinLoRAError):
+    code = "unsupported_media_type"
+
+
+class BodyTooLarge(FinLoRAError):
+    code = "body_too_large"
+
+
+class UploadTooLarge(BodyTooLarge):
     code = "upload_too_large"
 
 
@@ -136,6 +155,10 @@ class RateLimited(TooManyRequests):
 
 class QuotaExceeded(TooManyRequests):
     code = "quota_exceeded"
+
+
+class BodyTooSlow(FinLoRAError):
+    code = "request_timeout"
 
 
 class Invalid(FinLoRAError):

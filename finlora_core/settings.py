@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from limits import parse_many
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,7 +32,17 @@ KILL_MARGIN = 5.0
 """Seconds that clearing a killed training's processes away may take, beyond the grace."""
 
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
+SEPARATORS = {
+    "allowed_hosts": ",",
+    "dataset_roots": ":",
+    "models_dirs": ":",
+    "webhook_networks": ",",
+}
+"""Of the settings that are lists: folders as in PATH."""
+
 PathList = Annotated[tuple[Path, ...], NoDecode]
+HostName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]+|\*)$")]
+NameList = Annotated[tuple[HostName, ...], NoDecode]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -47,6 +64,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    allowed_hosts: NameList = Field(
+        (),
+        description="Names, separated by ',', that requests may call the API by, beside "
+        "addresses, localhost and FINLORA_HOST. '*' allows all.",
+    )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL. Default: SQLite in the home folder."
     )
@@ -190,13 +212,10 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
         lists = {
-            key: tuple(part for part in values[key].split(":") if part)
-            for key in ("dataset_roots", "models_dirs")
+            key: tuple(part for part in values[key].split(separator) if part)
+            for key, separator in SEPARATORS.items()
             if isinstance(values.get(key), str)
         }
-        networks = values.get("webhook_networks")
-        if isinstance(networks, str):
-            lists["webhook_networks"] = tuple(part for part in networks.split(",") if part)
         return {**values, **lists}
 
     @model_validator(mode="after")

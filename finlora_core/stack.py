@@ -47,7 +47,7 @@ class Stack:
         self._lock: IO[str] | None = None
         self._commands = {
             "redis": redis_command(settings.redis_socket),
-            "api": _api_command(settings),
+            "api": [sys.executable, "-m", "api.server"],
             "worker": _worker_command(),
         }
 
@@ -234,13 +234,6 @@ def redis_command(path: Path) -> list[str]:
         str(server), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
         "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
         "--dir", str(path.parent),
-    ]  # fmt: skip
-
-
-def _api_command(settings: Settings) -> list[str]:
-    return [
-        sys.executable, "-m", "uvicorn", "api.asgi:app",
-        "--host", settings.host, "--port", str(settings.port), "--no-access-log",
     ]  # fmt: skip
 
 

@@ -132,6 +132,7 @@ def settings(tmp_path: Path) -> Settings:
         dataset_roots=str(tmp_path / "data"),
         models_dirs=str(tmp_path / "models"),
         device="cpu",
+        allowed_hosts="testserver",  # what starlette's TestClient calls itself
         heartbeat_seconds=0.05,
         lease_seconds=30,
         fence_seconds=20,

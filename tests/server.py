@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from api.server import OPTIONS
 from tests.support import eventually
 
 
@@ -15,7 +16,7 @@ from tests.support import eventually
 def serving(app: FastAPI) -> Iterator[str]:
     """Its address."""
     with listening() as door:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", **OPTIONS))
         thread = threading.Thread(target=server.run, args=([door],))
         thread.start()
         assert eventually(lambda: server.started)

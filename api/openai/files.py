@@ -17,6 +17,7 @@ from api.openai.ids import FILE, RESULT, native, shown
 from api.openai.lists import After, ListOf, list_of
 from api.ranges import respond
 from api.routers.datasets import content_of
+from api.strict import STREAMED, StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.datasets import registry
@@ -26,7 +27,10 @@ from finlora_core.db.session import Database
 from finlora_core.errors import InvalidRequest, KeyProblem
 
 router = APIRouter(
-    prefix="/v1/files", tags=["openai: files"], responses=responses(400, 401, 403, 429, 503)
+    prefix="/v1/files",
+    tags=["openai: files"],
+    responses=responses(400, 401, 403, 429, 503),
+    route_class=StrictRoute,
 )
 
 PURPOSE: Literal["fine-tune"] = "fine-tune"
@@ -68,6 +72,7 @@ _FIELDS: dict[str, Any] = {
     "",
     operation_id="openai_create_file",
     responses=responses(409, 413, 507),
+    dependencies=[STREAMED],
     openapi_extra=describe("file", _FIELDS),
 )
 async def create_file(

@@ -16,6 +16,7 @@ from api.openai.job import JobObject, show_job, tokens_in
 from api.openai.job_request import JobRequest, to_run
 from api.openai.lists import After, ListOf, list_of
 from api.openai.names import checkpoint_of
+from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.datasets import registry
@@ -31,6 +32,7 @@ router = APIRouter(
     prefix="/v1/fine_tuning/jobs",
     tags=["openai: fine-tuning"],
     responses=responses(400, 401, 403, 429, 503),
+    route_class=StrictRoute,
 )
 
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
@@ -64,7 +66,7 @@ class CheckpointObject(BaseModel):
     fine_tuning_job_id: str
 
 
-@router.post("", operation_id="openai_create_job", responses=responses(409))
+@router.post("", operation_id="openai_create_job", responses=responses(409, 413, 415))
 def create_job(
     body: JobRequest,
     caller: Writer,

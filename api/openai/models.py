@@ -11,6 +11,7 @@ from api.deps import DatabaseDep, SettingsDep
 from api.openai import names
 from api.openai.errors import responses
 from api.openai.lists import ListOf, list_of
+from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import registry
@@ -21,7 +22,10 @@ from finlora_core.settings import Settings
 from finlora_core.training.base_model import list_base_models
 
 router = APIRouter(
-    prefix="/v1/models", tags=["openai: models"], responses=responses(401, 403, 429, 503)
+    prefix="/v1/models",
+    tags=["openai: models"],
+    responses=responses(401, 403, 429, 503),
+    route_class=StrictRoute,
 )
 
 Reader = Annotated[Caller, requires(Scope.ADAPTERS_READ)]

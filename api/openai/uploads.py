@@ -15,6 +15,7 @@ from api.idempotency import OnceDep
 from api.multipart import describe, receive
 from api.openai.errors import responses
 from api.openai.files import FileObject, require_purpose, show_file
+from api.strict import STREAMED, StrictRoute
 from finlora_core import quotas
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -25,7 +26,10 @@ from finlora_core.db.models import Dataset, Upload
 from finlora_core.db.session import Database, now
 
 router = APIRouter(
-    prefix="/v1/uploads", tags=["openai: uploads"], responses=responses(400, 401, 403, 429, 503)
+    prefix="/v1/uploads",
+    tags=["openai: uploads"],
+    responses=responses(400, 401, 403, 429, 503),
+    route_class=StrictRoute,
 )
 
 Writer = Annotated[Caller, requires(Scope.DATASETS_WRITE)]
@@ -69,7 +73,7 @@ class PartObject(BaseModel):
     upload_id: str
 
 
-@router.post("", operation_id="openai_create_upload", responses=responses(409, 413))
+@router.post("", operation_id="openai_create_upload", responses=responses(409, 413, 415))
 def create_upload(
     body: UploadRequest, caller: Writer, settings: SettingsDep, db: DatabaseDep, once: OnceDep
 ) -> UploadObject:
@@ -95,6 +99,7 @@ def create_upload(
     "/{upload_id}/parts",
     operation_id="openai_create_upload_part",
     responses=responses(404, 409, 413, 507),
+    dependencies=[STREAMED],
     openapi_extra=describe("data", {}),
 )
 async def create_part(
@@ -116,7 +121,7 @@ async def create_part(
 @router.post(
     "/{upload_id}/complete",
     operation_id="openai_complete_upload",
-    responses=responses(404, 409, 507),
+    responses=responses(404, 409, 413, 415, 507),
 )
 def complete_upload(
     upload_id: UploadId,

@@ -14,6 +14,7 @@ from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
 from api.pages import Cursor, Limit, Name, Variant
 from api.ranges import Content, content_responses, respond
+from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import archive, registry
@@ -22,7 +23,10 @@ from finlora_core.db.models import Adapter
 from finlora_core.errors import Invalid
 
 router = APIRouter(
-    prefix="/adapters", tags=["adapters"], responses=responses(401, 403, 422, 429, 503)
+    prefix="/adapters",
+    tags=["adapters"],
+    responses=responses(401, 403, 422, 429, 503),
+    route_class=StrictRoute,
 )
 
 _VERSION = "Of the adapter called `name`; `variant` too where several variants have that name."

@@ -16,6 +16,7 @@ from api.intake import Intake, UploadFields
 from api.multipart import describe
 from api.pages import Cursor, Limit
 from api.ranges import Content, content_responses, respond
+from api.strict import STREAMED, StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import archive
@@ -26,7 +27,10 @@ from finlora_core.db.session import Database
 from finlora_core.runs.config import PromptFormat
 
 router = APIRouter(
-    prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 422, 429, 503)
+    prefix="/datasets",
+    tags=["datasets"],
+    responses=responses(401, 403, 422, 429, 503),
+    route_class=StrictRoute,
 )
 
 Reader = Annotated[Caller, requires(Scope.DATASETS_READ)]
@@ -81,6 +85,7 @@ class StatsRead(BaseModel):
     status_code=201,
     operation_id="create_dataset",
     responses=responses(400, 409, 413, 507),
+    dependencies=[STREAMED],
     openapi_extra=describe(
         "file", UploadFields.model_json_schema(ref_template=SCHEMAS)["properties"]
     ),

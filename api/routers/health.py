@@ -9,10 +9,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.deps import DatabaseDep, QueueDep, SettingsDep
+from api.strict import StrictRoute
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 MIB = 1024 * 1024
 

@@ -15,13 +15,19 @@ from api.errors import responses
 from api.hub import Feed, Message
 from api.pages import Limit
 from api.routers.runs import Reader, RunId
+from api.strict import StrictRoute
 from finlora_core.db.models import Event, MetricPoint
 from finlora_core.runs import queries
 from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.events import NEWEST_EVENT, read_events
 from finlora_core.runs.journal import LOG_END, NEWEST_METRIC, read_log, read_metrics
 
-router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 429, 503))
+router = APIRouter(
+    prefix="/runs",
+    tags=["runs"],
+    responses=responses(401, 403, 422, 429, 503),
+    route_class=StrictRoute,
+)
 
 MAX_LOG_CHARACTERS = 1024 * 1024
 STREAMED_LOG_CHARACTERS = 64 * 1024

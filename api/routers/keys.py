@@ -12,6 +12,7 @@ from api.access import Doorman, requires
 from api.deps import DatabaseDep, SettingsDep
 from api.errors import responses
 from api.pages import Cursor, Limit
+from api.strict import StrictRoute
 from finlora_core.access import keys
 from finlora_core.access.keys import Caller
 from finlora_core.access.owners import DEFAULT_OWNER
@@ -23,7 +24,12 @@ from finlora_core.quotas import Use, use_of
 from finlora_core.runs.config import RunName
 from finlora_core.settings import Settings
 
-router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 429, 503))
+router = APIRouter(
+    prefix="/keys",
+    tags=["keys"],
+    responses=responses(401, 403, 422, 429, 503),
+    route_class=StrictRoute,
+)
 
 Admin = Annotated[Caller, requires(Scope.ADMIN)]
 NOT_KEPT = {"Cache-Control": {"description": "`no-store`", "schema": {"type": "string"}}}
@@ -115,7 +121,7 @@ class KeyPage(BaseModel):
     "",
     status_code=201,
     operation_id="create_key",
-    responses={**responses(400), 201: {"headers": NOT_KEPT}},
+    responses={**responses(400, 413, 415), 201: {"headers": NOT_KEPT}},
 )
 def create_key(
     wanted: Annotated[KeyRequest, Body(openapi_examples={"for CI": {"value": EXAMPLE}})],

@@ -16,6 +16,7 @@ from api.idempotency import OnceDep
 from api.json import as_json
 from api.pages import Cursor, Limit, Name, Variant
 from api.queue import WorkerQueue
+from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.db.models import Run
@@ -36,7 +37,12 @@ from finlora_core.training.axolotl import (
 )
 from finlora_core.training.files import AttemptFiles
 
-router = APIRouter(prefix="/runs", tags=["runs"], responses=responses(401, 403, 422, 429, 503))
+router = APIRouter(
+    prefix="/runs",
+    tags=["runs"],
+    responses=responses(401, 403, 422, 429, 503),
+    route_class=StrictRoute,
+)
 
 EXAMPLE = {
     "name": "sentiment_llama_3_1_8b_8bits_r8",
@@ -148,7 +154,7 @@ class Attempts(BaseModel):
     status_code=201,
     operation_id="create_run",
     response_model=RunRead,
-    responses=responses(400, 409),
+    responses=responses(400, 409, 413, 415),
 )
 def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],

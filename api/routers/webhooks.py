@@ -11,6 +11,7 @@ from api.deps import DatabaseDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.pages import Cursor, Limit
+from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.db.models import Delivery, Webhook
@@ -19,7 +20,10 @@ from finlora_core.webhooks import registry, signing
 from finlora_core.webhooks.connect import require_url
 
 router = APIRouter(
-    prefix="/webhooks", tags=["webhooks"], responses=responses(401, 403, 422, 429, 503)
+    prefix="/webhooks",
+    tags=["webhooks"],
+    responses=responses(401, 403, 422, 429, 503),
+    route_class=StrictRoute,
 )
 
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
@@ -81,7 +85,7 @@ class DeliveryPage(BaseModel):
     "",
     status_code=201,
     operation_id="create_webhook",
-    responses=responses(400, 409),
+    responses=responses(400, 409, 413, 415),
 )
 def create_webhook(
     wanted: Annotated[WebhookRequest, Body(openapi_examples={"a webhook": {"value": EXAMPLE}})],

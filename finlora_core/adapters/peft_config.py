@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from finlora_core.adapters.manifest import CONFIG
-from finlora_core.adapters.strict_json import parse
 from finlora_core.errors import InvalidAdapter
 from finlora_core.runs.config import variant_name
+from finlora_core.strict_json import parse
 
 MAX_BYTES = 1024 * 1024
 MAX_RANK = 1024

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from finlora_core.adapters.strict_json import parse
 from finlora_core.errors import InvalidAdapter
+from finlora_core.strict_json import parse
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """The format allows 100 MB; an adapter of every layer of the largest models takes 5."""

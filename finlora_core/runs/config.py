@@ -395,4 +395,6 @@ def _explain_one(error: Mapping[str, Any], known: tuple[str, ...]) -> KeyProblem
 
 def _did_you_mean(key: str, known: tuple[str, ...]) -> str:
     near = get_close_matches(key.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}"
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known keys: {', '.join(sorted(known)) or 'none'}"

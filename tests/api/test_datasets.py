@@ -59,7 +59,7 @@ BAD_BODIES = [
 ]
 
 BROKEN_OFF = (
-    b"POST /datasets HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000\r\n"
+    b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
     b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + ROW * 100
 )

@@ -212,9 +212,8 @@ def test_every_command_exists(command: Sequence[str], tmp_path: Path) -> None:
             assert_runs(
                 f"from {module} import {name}; {name}()", subcommand, "--help", home=tmp_path
             )
-        case ["uvicorn", application, *_]:
-            module, name = application.split(":")
-            assert_runs(f"from {module} import {name}", home=tmp_path)
+        case ["python", "-m", module]:
+            assert_runs(f"from {module} import main; from api.asgi import app", home=tmp_path)
         case ["celery", "-A", module, "worker" | "inspect", *_]:
             assert_runs(f"from {module} import app", home=tmp_path)
         case ["python", "-c", program]:

@@ -295,7 +295,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "words for offsets": (lambda: with_entry(A, data_offsets=["a", "b"]), UNREADABLE),
     "NaN for an offset": (lambda: with_entry(A, data_offsets=[0, float("nan")]), UNREADABLE),
     "a digit too many": (
-        lambda: struct.pack("<Q", 5005) + b'{"":' + b"1" * 5000 + b"}",
+        lambda: struct.pack("<Q", 5006) + b'{"a":' + b"1" * 5000 + b"}",
         UNREADABLE,
     ),
     "words for a shape": (lambda: with_entry(A, shape="ab"), UNREADABLE),

@@ -24,7 +24,7 @@ from tests.api.openai.conftest import error_of
         ("GET", "/v1/fine_tuning/jobs?limit=0", 400, "invalid_request"),
         ("GET", "/v1/fine_tuning/jobs?metadata[a]=b", 400, "invalid_request"),
         ("GET", "/v1/files?order=asc", 400, "invalid_request"),
-        ("POST", "/v1/fine_tuning/jobs", 400, "invalid_request"),
+        ("POST", "/v1/fine_tuning/jobs", 400, "invalid_json"),
         ("POST", "/v1/files", 400, "malformed_body"),
         ("GET", "/v1/models/ft:a:b:c:none", 404, "not_found"),
     ],
