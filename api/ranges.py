@@ -45,6 +45,7 @@ def respond(request: Request, content: Content) -> Response:
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",  # may be kept, by its owner, and asked about
         "Content-Disposition": f'attachment; filename="{content.filename}"',
     }
     if _names(request.headers.get("if-none-match", ""), etag):

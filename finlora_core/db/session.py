@@ -12,8 +12,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-POOL = {"pool_size": 5, "max_overflow": 35}
-"""Room for each of the 40 threads that FastAPI runs endpoints on; most are closed after use."""
+ENGINE = {"pool_size": 5, "max_overflow": 35, "hide_parameters": True}
+"""Room for each of the 40 threads that FastAPI runs endpoints on; most are closed after use.
+What a statement was given may be a secret: an exception, which gets logged, does not show it."""
 
 PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 """For a server that has gone without a word: seconds, seconds, milliseconds."""
@@ -83,12 +84,12 @@ def now(session: Session) -> datetime:
 
 def _postgresql(url: URL) -> Engine:
     psycopg = url.set(drivername="postgresql+psycopg")
-    return create_engine(psycopg, pool_pre_ping=True, connect_args=PATIENCE, **POOL)
+    return create_engine(psycopg, pool_pre_ping=True, connect_args=PATIENCE, **ENGINE)
 
 
 def _sqlite(url: URL) -> Engine:
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **POOL)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **ENGINE)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
