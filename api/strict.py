@@ -62,11 +62,12 @@ class StrictRoute(APIRoute):
         takes_json = body is not None and not isinstance(body.field_info, Form)
 
         async def handle_strictly(request: Request) -> Response:
-            if problems := list(_query_problems(request.query_params, names)):
+            problems = list(_query_problems(request.query_params, names))
+            if problems or body is not None:
+                await admit(request, dependant)
+            if problems:
                 raise InvalidRequest(*problems[:MAX_PROBLEMS])
             strict = StrictRequest(request.scope, _Body(request, limit))
-            if body is not None:
-                await admit(request, dependant)
             if takes_json:
                 await strict.read_json()
             return await handle(strict)

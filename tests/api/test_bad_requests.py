@@ -328,6 +328,8 @@ CLASSES: Mapping[str, Sequence[Case]] = {
              {"Authorization": "Bearer " + "x" * 10_000}),
         Case("no key, and a body that is not read", "POST", "/runs", 401, "unauthorized", None,
              b" " * (2 * MAX_BODY), {**JSON, "Authorization": ""}),
+        Case("no key, and an unknown parameter", "GET", "/runs?wrong=1", 401, "unauthorized", None,
+             b"", {"Authorization": ""}),
         Case("no key, and no JSON", "POST", "/runs", 401, "unauthorized", None, b"{",
              {**JSON, "Authorization": ""}),
         Case("no key, and an upload", "POST", "/datasets", 401, "unauthorized", None, ROW,

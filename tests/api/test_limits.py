@@ -62,6 +62,12 @@ def test_every_answer_says_what_is_left_and_the_first_too_many_is_429(client: Te
     assert refused.headers["RateLimit-Reset"] == str(wait)
 
 
+def test_a_request_with_a_body_counts_once(client: TestClient) -> None:
+    answers = [client.post("/runs", json={}), client.get("/runs?wrong=1"), client.get("/runs")]
+    assert [answer.status_code for answer in answers] == [422, 422, 200]
+    assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0"]
+
+
 def test_what_needs_no_key_is_not_counted(client: TestClient) -> None:
     for path in ("/healthz", "/readyz", "/openapi.json", "/docs"):
         for _ in range(4):
