@@ -37,6 +37,10 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
 
+STATE = "request_id"
+"""Where the request's id is found in its scope's state."""
+
+
 class Hosts:
     """The names that this service answers to.
 
@@ -68,6 +72,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send, _request_id(scope))
+        scope.setdefault("state", {})[STATE] = answer.id
         app = _refusal(scope, self._hosts) or self._app
         try:
             await app(scope, receive, answer)

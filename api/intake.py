@@ -9,10 +9,12 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from api.audit import Audit
 from api.idempotency import Once
 from api.multipart import Form, receive
 from finlora_core import quotas
 from finlora_core.access.keys import Caller
+from finlora_core.audit.action import Action
 from finlora_core.datasets import registry
 from finlora_core.datasets.files import MIB, DatasetFiles, Incoming
 from finlora_core.datasets.intake import Received, take
@@ -54,6 +56,7 @@ class Intake:
     settings: Settings
     database: Database
     files: DatasetFiles
+    audit: Audit
 
     async def receive(
         self,
@@ -111,6 +114,10 @@ class Intake:
 
             def add() -> str:
                 quotas.require_room_for_bytes(session, self.caller, received.size, now=at)
+                said = {"bytes": received.size, "sha256": received.facts.sha256}
+                self.audit.note(
+                    session, self.caller, Action.DATASET_CREATED, received.id, now=at, **said
+                )
                 return registry.add_dataset(
                     session,
                     received,

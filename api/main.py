@@ -15,13 +15,15 @@ from api.errors import install_error_handlers
 from api.hub import Hub
 from api.limits import RequestLimit, ShowLimits
 from api.queue import WorkerQueue
-from api.routers import adapters, datasets, health, journal, keys, runs, webhooks
+from api.routers import adapters, audit, datasets, health, journal, keys, runs, webhooks
 from api.stopping import calling_on_stop
 from api.swagger import add_swagger_ui
 from finlora_core.access.pepper import load_pepper
 from finlora_core.access.quota import Quota
 from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
+from finlora_core.audit.chain import Sealer
+from finlora_core.audit.kept import kept_file
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.db.session import Database
 from finlora_core.runs.reconcile import Reconciler, reconcile
@@ -55,6 +57,7 @@ def create_app(
             partial(reconcile, database, queue, settings),
             Sweeper(database, store, settings),
             Scrubber(database, store, settings),
+            Sealer(database, app.state.pepper, kept_file(settings)),
         )
         reconciler = Reconciler(duties, every=settings.reconcile_seconds)
         reconciler.start()
@@ -97,6 +100,7 @@ def create_app(
         datasets.router,
         adapters.router,
         keys.router,
+        audit.router,
         webhooks.router,
         health.router,
     )

@@ -33,6 +33,7 @@ FinLoRAError
 │   └── InvalidCursor    a page cursor that this server did not make
 ├── InvalidSettings      the service cannot start with these settings
 ├── BaseModelUnreadable  the base model's folder lacks a file, or one is damaged
+├── AuditDamaged         somebody has been at the audit log
 ├── InvalidAdapter       what training left, or somebody imports, is not a sound adapter
 └── Unavailable          a dependency is down; the same request may work later
     └── InsufficientStorage  the disk is full
@@ -229,6 +230,10 @@ class InvalidSettings(FinLoRAError):
 
 class BaseModelUnreadable(FinLoRAError):
     code = "base_model_unreadable"
+
+
+class AuditDamaged(FinLoRAError):
+    code = "audit_damaged"
 
 
 class InvalidAdapter(FinLoRAError):

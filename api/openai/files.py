@@ -7,6 +7,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.access import requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
 from api.idempotency import IdempotencyKey
 from api.intake import Intake, UploadFields
@@ -20,10 +21,11 @@ from api.routers.datasets import content_of
 from api.strict import STREAMED, StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
+from finlora_core.audit.action import Action
 from finlora_core.datasets import registry
 from finlora_core.db.models import Dataset
 from finlora_core.db.pages import cursor_after
-from finlora_core.db.session import Database
+from finlora_core.db.session import Database, now
 from finlora_core.errors import InvalidRequest, KeyProblem
 
 router = APIRouter(
@@ -82,12 +84,13 @@ async def create_file(
     settings: SettingsDep,
     db: DatabaseDep,
     files: DatasetFilesDep,
+    audit: AuditDep,
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
     """Upload JSON lines to train on, of `{context, target}`, `{messages}` or alpaca's form.
 
     Every line is checked before the answer; the first that cannot be used is named."""
-    intake = Intake(caller, settings, db, files)
+    intake = Intake(caller, settings, db, files, audit)
     return show_file(await intake.receive(request, response, idempotency_key, _fields_of))
 
 
@@ -139,12 +142,17 @@ def get_file_content(
 
 @router.delete("/{file_id}", operation_id="openai_delete_file", responses=responses(404, 409))
 def delete_file(
-    file_id: FileId, caller: Writer, db: DatabaseDep, files: DatasetFilesDep
+    file_id: FileId,
+    caller: Writer,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
+    audit: AuditDep,
 ) -> FileDeleted:
     """Remove it, unless a job that has not ended trains on it."""
     dataset = _find(db, caller.owner, file_id)
     with files.removing(caller.owner, dataset.id), db.transaction() as session:
         registry.forget_dataset(session, caller.owner, dataset.id)
+        audit.note(session, caller, Action.DATASET_DELETED, dataset.id, now=now(session))
     return FileDeleted(id=file_id)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.access import requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.idempotency import OnceDep
 from api.openai.errors import responses
@@ -19,6 +20,7 @@ from api.openai.names import checkpoint_of
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
+from finlora_core.audit.action import Action
 from finlora_core.datasets import registry
 from finlora_core.db.models import Dataset, Event, Run
 from finlora_core.db.pages import cursor_after
@@ -75,6 +77,7 @@ def create_job(
     queue: QueueDep,
     datasets: DatasetsDep,
     once: OnceDep,
+    audit: AuditDep,
 ) -> JobObject:
     """Queue a fine-tuning job. Any key of a FinLoRA run config may stand beside OpenAI's."""
     request = _run_request(db, caller.owner, body)
@@ -83,7 +86,9 @@ def create_job(
         at = now(session)
 
         def create() -> str:
-            return posting.create_run(session, request, caller, data, now=at).id
+            id = posting.create_run(session, request, caller, data, now=at).id
+            audit.note(session, caller, Action.RUN_CREATED, id, now=at, name=request.run_name)
+            return id
 
         made = once.make(session, caller.owner, create, now=at)
         job = _show(session, queries.get_run(session, caller.owner, made.id))
@@ -126,32 +131,34 @@ def get_job(job_id: JobId, caller: Reader, db: DatabaseDep) -> JobObject:
 
 
 @router.post("/{job_id}/cancel", operation_id="openai_cancel_job", responses=responses(404, 409))
-def cancel_job(job_id: JobId, caller: Writer, db: DatabaseDep) -> JobObject:
+def cancel_job(job_id: JobId, caller: Writer, db: DatabaseDep, audit: AuditDep) -> JobObject:
     """A running job is `cancelled` once its training has stopped, within seconds."""
     with db.transaction() as session:
-        run = lifecycle.request_cancel(
-            session, _find(session, caller.owner, job_id).id, now=now(session)
-        )
+        at, run = now(session), _find(session, caller.owner, job_id)
+        audit.note(session, caller, Action.RUN_CANCELLED, run.id, now=at)
+        run = lifecycle.request_cancel(session, run.id, now=at)
         return _show(session, run)
 
 
 @router.post("/{job_id}/pause", operation_id="openai_pause_job", responses=responses(404, 409))
-def pause_job(job_id: JobId, caller: Writer, db: DatabaseDep) -> JobObject:
+def pause_job(job_id: JobId, caller: Writer, db: DatabaseDep, audit: AuditDep) -> JobObject:
     """A running job is `paused` once its checkpoint is saved."""
     with db.transaction() as session:
-        run = lifecycle.request_pause(
-            session, _find(session, caller.owner, job_id).id, now=now(session)
-        )
+        at, run = now(session), _find(session, caller.owner, job_id)
+        audit.note(session, caller, Action.RUN_PAUSED, run.id, now=at)
+        run = lifecycle.request_pause(session, run.id, now=at)
         return _show(session, run)
 
 
 @router.post("/{job_id}/resume", operation_id="openai_resume_job", responses=responses(404, 409))
-def resume_job(job_id: JobId, caller: Writer, db: DatabaseDep, queue: QueueDep) -> JobObject:
+def resume_job(
+    job_id: JobId, caller: Writer, db: DatabaseDep, queue: QueueDep, audit: AuditDep
+) -> JobObject:
     """Queue a paused job again; it goes on at the step where it was paused."""
     with db.transaction() as session:
-        run = lifecycle.resume_run(
-            session, _find(session, caller.owner, job_id).id, now=now(session)
-        )
+        at, run = now(session), _find(session, caller.owner, job_id)
+        audit.note(session, caller, Action.RUN_RESUMED, run.id, now=at)
+        run = lifecycle.resume_run(session, run.id, now=at)
         job = _show(session, run)
     posting.offer(db, queue, run.id)
     return job

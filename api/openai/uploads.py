@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.access import requires
+from api.audit import Audit, AuditDep
 from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
 from api.idempotency import OnceDep
 from api.multipart import describe, receive
@@ -19,6 +20,7 @@ from api.strict import STREAMED, StrictRoute
 from finlora_core import quotas
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
+from finlora_core.audit.action import Action
 from finlora_core.datasets import registry, uploads
 from finlora_core.datasets.files import MIB, DatasetFiles, require_fits
 from finlora_core.datasets.intake import Received, assemble, take
@@ -75,7 +77,12 @@ class PartObject(BaseModel):
 
 @router.post("", operation_id="openai_create_upload", responses=responses(409, 413, 415))
 def create_upload(
-    body: UploadRequest, caller: Writer, settings: SettingsDep, db: DatabaseDep, once: OnceDep
+    body: UploadRequest,
+    caller: Writer,
+    settings: SettingsDep,
+    db: DatabaseDep,
+    once: OnceDep,
+    audit: AuditDep,
 ) -> UploadObject:
     """Announce a file of `bytes` bytes. Its parts have a day to come."""
     require_purpose(body.purpose)
@@ -87,9 +94,11 @@ def create_upload(
 
         def begin() -> str:
             quotas.require_room_for_bytes(session, caller, body.bytes, now=at)
-            return uploads.begin_upload(
+            id = uploads.begin_upload(
                 session, caller.owner, name, body.bytes, lifetime=lifetime, now=at
             ).id
+            audit.note(session, caller, Action.UPLOAD_CREATED, id, now=at, bytes=body.bytes)
+            return id
 
         made = once.make(session, caller.owner, begin, now=at)
         return _show(uploads.get_upload(session, caller.owner, made.id), at)
@@ -129,6 +138,7 @@ def complete_upload(
     caller: Writer,
     db: DatabaseDep,
     files: DatasetFilesDep,
+    audit: AuditDep,
 ) -> UploadObject:
     """The parts, one after the other, become a file to train on. Asking twice is asking once."""
     with db.reading() as session:
@@ -143,7 +153,7 @@ def complete_upload(
         )
         received = take(incoming, upload.name, None, key="part_ids")
         with db.transaction() as session:
-            read = _complete(session, caller.owner, upload_id, received)
+            read = _complete(session, caller, upload_id, received, audit)
     files.discard_parts(caller.owner, upload_id)
     return read
 
@@ -152,12 +162,17 @@ def complete_upload(
     "/{upload_id}/cancel", operation_id="openai_cancel_upload", responses=responses(404, 409)
 )
 def cancel_upload(
-    upload_id: UploadId, caller: Writer, db: DatabaseDep, files: DatasetFilesDep
+    upload_id: UploadId,
+    caller: Writer,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
+    audit: AuditDep,
 ) -> UploadObject:
     """Give it up, and remove its parts."""
     with db.transaction() as session:
         at = now(session)
         read = _show(uploads.cancel_upload(session, caller.owner, upload_id, now=at), at)
+        audit.note(session, caller, Action.UPLOAD_CANCELLED, upload_id, now=at)
     files.discard_parts(caller.owner, upload_id)
     return read
 
@@ -182,20 +197,24 @@ def _expect_part(db: Database, files: DatasetFiles, owner: str, upload_id: str) 
     return _Part(min(room, upload.bytes), int(at.timestamp()))
 
 
-def _complete(session: Session, owner: str, upload_id: str, received: Received) -> UploadObject:
+def _complete(
+    session: Session, caller: Caller, upload_id: str, received: Received, audit: Audit
+) -> UploadObject:
     at = now(session)
-    upload = uploads.get_upload(session, owner, upload_id, lock=True)
+    upload = uploads.get_upload(session, caller.owner, upload_id, lock=True)
     uploads.require_open(upload, at)  # nobody else has completed it meanwhile
     seconds = upload.lifetime_seconds
     dataset = registry.add_dataset(
         session,
         received,
-        owner=owner,
+        owner=caller.owner,
         name=upload.name,
         lifetime=timedelta(seconds=seconds) if seconds else None,
         now=at,
     )
     upload.dataset_id = dataset.id
+    said = {"bytes": dataset.bytes, "sha256": dataset.sha256, "upload_id": upload_id}
+    audit.note(session, caller, Action.DATASET_CREATED, dataset.id, now=at, **said)
     return _show(upload, at, dataset)
 
 

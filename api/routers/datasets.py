@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.access import requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, DatasetFilesDep, SettingsDep
 from api.errors import SCHEMAS, responses
 from api.idempotency import IdempotencyKey
@@ -20,10 +21,11 @@ from api.strict import STREAMED, StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import archive
+from finlora_core.audit.action import Action
 from finlora_core.datasets import registry, stats
 from finlora_core.datasets.files import DatasetFiles
 from finlora_core.db.models import Dataset
-from finlora_core.db.session import Database
+from finlora_core.db.session import Database, now
 from finlora_core.runs.config import PromptFormat
 
 router = APIRouter(
@@ -97,10 +99,11 @@ async def create_dataset(
     settings: SettingsDep,
     db: DatabaseDep,
     files: DatasetFilesDep,
+    audit: AuditDep,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetRead:
     """Upload JSON lines. They are checked line by line; what cannot be trained on is not kept."""
-    intake = Intake(caller, settings, db, files)
+    intake = Intake(caller, settings, db, files, audit)
     read = _read(await intake.receive(request, response, idempotency_key, UploadFields.of))
     response.headers["Location"] = f"/datasets/{read.id}"
     return read
@@ -183,12 +186,17 @@ def get_dataset_stats(
     responses=responses(404, 409),
 )
 def delete_dataset(
-    dataset_id: DatasetId, caller: Writer, db: DatabaseDep, files: DatasetFilesDep
+    dataset_id: DatasetId,
+    caller: Writer,
+    db: DatabaseDep,
+    files: DatasetFilesDep,
+    audit: AuditDep,
 ) -> None:
     """Remove it, unless a run that has not ended trains on it."""
     _find(db, caller, dataset_id)
     with files.removing(caller.owner, dataset_id), db.transaction() as session:
         registry.forget_dataset(session, caller.owner, dataset_id)
+        audit.note(session, caller, Action.DATASET_DELETED, dataset_id, now=now(session))
 
 
 def content_of(dataset: Dataset, files: DatasetFiles) -> Content:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from api.access import Doorman, requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, SettingsDep
 from api.errors import responses
 from api.pages import Cursor, Limit
@@ -18,6 +19,7 @@ from finlora_core.access.keys import Caller
 from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.access.quota import Quota
 from finlora_core.access.scopes import OWN, Scope
+from finlora_core.audit.action import Action
 from finlora_core.db.models import ApiKey
 from finlora_core.db.session import now
 from finlora_core.quotas import Use, use_of
@@ -130,6 +132,7 @@ def create_key(
     response: Response,
     db: DatabaseDep,
     settings: SettingsDep,
+    audit: AuditDep,
 ) -> KeyMade:
     """Make a key for an owner. It can be given no scope that your own lacks."""
     for scope in wanted.scopes:
@@ -147,6 +150,7 @@ def create_key(
             expires_at=at + lasts if lasts else None,
             quota=wanted.quota,
         )
+        audit.note(session, caller, Action.KEY_CREATED, key.id, now=at, **keys.said_of(key))
         (read,) = _read(session, [key], settings, at)
     response.headers["Cache-Control"] = "no-store"
     return KeyMade(**read.model_dump(), key=text)
@@ -174,11 +178,13 @@ def revoke_key(
     request: Request,
     db: DatabaseDep,
     settings: SettingsDep,
+    audit: AuditDep,
 ) -> KeyRead:
     """From now on, and in other processes within seconds, it opens nothing."""
     with db.transaction() as session:
         at = now(session)
         key = keys.revoke(session, key_id, now=at)
+        audit.note(session, caller, Action.KEY_REVOKED, key_id, now=at)
         (read,) = _read(session, [key], settings, at)
     doorman: Doorman = request.app.state.doorman
     doorman.forget(key_id)

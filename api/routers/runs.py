@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.access import requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
@@ -19,6 +20,7 @@ from api.queue import WorkerQueue
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
+from finlora_core.audit.action import Action
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import Made
@@ -165,6 +167,7 @@ def create_run(
     queue: QueueDep,
     datasets: DatasetsDep,
     once: OnceDep,
+    audit: AuditDep,
 ) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
     data = posting.check_data(request, caller.owner, settings, datasets)
@@ -172,7 +175,9 @@ def create_run(
         at = now(session)
 
         def create() -> str:
-            return posting.create_run(session, request, caller, data, now=at).id
+            id = posting.create_run(session, request, caller, data, now=at).id
+            audit.note(session, caller, Action.RUN_CREATED, id, now=at, name=request.run_name)
+            return id
 
         made = once.make(session, caller.owner, create, now=at)
         run = queries.get_run(session, caller.owner, made.id)
@@ -219,11 +224,13 @@ def get_run(run_id: RunId, caller: Reader, db: DatabaseDep) -> Response:
     operation_id="cancel_run",
     responses=responses(404, 409),
 )
-def cancel_run(run_id: RunId, caller: Writer, db: DatabaseDep) -> RunRead:
+def cancel_run(run_id: RunId, caller: Writer, db: DatabaseDep, audit: AuditDep) -> RunRead:
     """Cancel a queued run, or ask a running one to stop. Asking twice is asking once."""
     with db.transaction() as session:
+        at = now(session)
         queries.get_run(session, caller.owner, run_id)
-        return _read(session, lifecycle.request_cancel(session, run_id, now=now(session)))
+        audit.note(session, caller, Action.RUN_CANCELLED, run_id, now=at)
+        return _read(session, lifecycle.request_cancel(session, run_id, now=at))
 
 
 @router.post(
@@ -232,13 +239,15 @@ def cancel_run(run_id: RunId, caller: Writer, db: DatabaseDep) -> RunRead:
     operation_id="pause_run",
     responses=responses(404, 409),
 )
-def pause_run(run_id: RunId, caller: Writer, db: DatabaseDep) -> RunRead:
+def pause_run(run_id: RunId, caller: Writer, db: DatabaseDep, audit: AuditDep) -> RunRead:
     """Pause a queued run, or ask a running one to save a checkpoint and let go of its GPU.
 
     Asking twice is asking once."""
     with db.transaction() as session:
+        at = now(session)
         queries.get_run(session, caller.owner, run_id)
-        return _read(session, lifecycle.request_pause(session, run_id, now=now(session)))
+        audit.note(session, caller, Action.RUN_PAUSED, run_id, now=at)
+        return _read(session, lifecycle.request_pause(session, run_id, now=at))
 
 
 @router.post(
@@ -247,11 +256,15 @@ def pause_run(run_id: RunId, caller: Writer, db: DatabaseDep) -> RunRead:
     operation_id="resume_run",
     responses=responses(404, 409),
 )
-def resume_run(run_id: RunId, caller: Writer, db: DatabaseDep, queue: QueueDep) -> RunRead:
+def resume_run(
+    run_id: RunId, caller: Writer, db: DatabaseDep, queue: QueueDep, audit: AuditDep
+) -> RunRead:
     """Queue a paused run again; it goes on at the step where it was paused."""
     with db.transaction() as session:
+        at = now(session)
         queries.get_run(session, caller.owner, run_id)
-        read = _read(session, lifecycle.resume_run(session, run_id, now=now(session)))
+        audit.note(session, caller, Action.RUN_RESUMED, run_id, now=at)
+        read = _read(session, lifecycle.resume_run(session, run_id, now=at))
     posting.offer(db, queue, run_id)
     return read
 
@@ -272,6 +285,7 @@ def retry_run(
     queue: QueueDep,
     datasets: DatasetsDep,
     once: OnceDep,
+    audit: AuditDep,
 ) -> Response:
     """A new run of the same config, for one that failed or was cancelled.
 
@@ -284,7 +298,9 @@ def retry_run(
         at = now(session)
 
         def retry() -> str:
-            return posting.retry_run(session, run_id, config, caller, data, now=at).id
+            id = posting.retry_run(session, run_id, config, caller, data, now=at).id
+            audit.note(session, caller, Action.RUN_RETRIED, id, now=at, parent_id=run_id)
+            return id
 
         made = once.make(session, parent.owner, retry, now=at)
         read = _read(session, queries.get_run(session, caller.owner, made.id))

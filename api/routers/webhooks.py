@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.access import requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
@@ -14,6 +15,7 @@ from api.pages import Cursor, Limit
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
+from finlora_core.audit.action import Action
 from finlora_core.db.models import Delivery, Webhook
 from finlora_core.db.session import now
 from finlora_core.webhooks import registry, signing
@@ -95,6 +97,7 @@ def create_webhook(
     settings: SettingsDep,
     db: DatabaseDep,
     once: OnceDep,
+    audit: AuditDep,
 ) -> WebhookMade:
     """Say where to send a signed message when a run of yours has ended."""
     require_url(wanted.url, settings.webhook_networks)
@@ -102,7 +105,9 @@ def create_webhook(
         at = now(session)
 
         def create() -> str:
-            return registry.create(session, caller.owner, wanted.url, wanted.events, now=at).id
+            id = registry.create(session, caller.owner, wanted.url, wanted.events, now=at).id
+            audit.note(session, caller, Action.WEBHOOK_CREATED, id, now=at)
+            return id
 
         made = once.make(session, caller.owner, create, now=at)
         read = _read(registry.get(session, caller.owner, made.id))
@@ -132,10 +137,13 @@ def get_webhook(webhook_id: WebhookId, caller: Reader, db: DatabaseDep) -> Webho
 @router.delete(
     "/{webhook_id}", status_code=204, operation_id="delete_webhook", responses=responses(404)
 )
-def delete_webhook(webhook_id: WebhookId, caller: Writer, db: DatabaseDep) -> None:
+def delete_webhook(
+    webhook_id: WebhookId, caller: Writer, db: DatabaseDep, audit: AuditDep
+) -> None:
     """Send it nothing any more; what it was told is forgotten."""
     with db.transaction() as session:
         registry.delete(session, caller.owner, webhook_id)
+        audit.note(session, caller, Action.WEBHOOK_DELETED, webhook_id, now=now(session))
 
 
 @router.get("/{webhook_id}/deliveries", operation_id="list_deliveries", responses=responses(404))
@@ -166,10 +174,12 @@ def redeliver(
     delivery_id: Annotated[str, Path(description="`evt_…`, as the list shows it.")],
     caller: Writer,
     db: DatabaseDep,
+    audit: AuditDep,
 ) -> DeliveryRead:
     """Send a message again, with the id and the body that it had."""
     with db.transaction() as session:
         at = now(session)
+        audit.note(session, caller, Action.WEBHOOK_REDELIVERED, delivery_id, now=at)
         return _read_delivery(
             registry.redeliver(session, caller.owner, webhook_id, delivery_id, now=at)
         )

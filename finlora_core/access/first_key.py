@@ -8,6 +8,9 @@ from finlora_core.access import keys
 from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.access.pepper import load_pepper, write_private
 from finlora_core.access.scopes import ALL
+from finlora_core.audit import log
+from finlora_core.audit.action import Action
+from finlora_core.audit.log import HERE
 from finlora_core.db.session import Database, now
 from finlora_core.settings import Settings
 
@@ -31,7 +34,10 @@ def make_first_key(database: Database, settings: Settings) -> None:
         if keys.are_there(session):
             return
         name, at = "first", now(session)
-        _, text = keys.create(session, pepper, name=name, owner=DEFAULT_OWNER, scopes=ALL, now=at)
+        key, text = keys.create(
+            session, pepper, name=name, owner=DEFAULT_OWNER, scopes=ALL, now=at
+        )
+        log.note(session, pepper, HERE, Action.KEY_CREATED, key.id, now=at, **keys.said_of(key))
         # before the commit: a key that nobody has been given would only be in the way
         _replace(key_file(settings), text)
 

@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
@@ -101,6 +102,11 @@ def revoke(session: Session, key_id: str, *, now: datetime) -> ApiKey:
 
 def are_there(session: Session) -> bool:
     return session.scalars(select(ApiKey.id).limit(1)).first() is not None
+
+
+def said_of(key: ApiKey) -> dict[str, Any]:
+    """What the audit log says of a new one."""
+    return {"name": key.name, "for": key.owner, "scopes": key.scopes}
 
 
 def quota_of(key: ApiKey) -> Quota:

@@ -6,7 +6,7 @@ the core. Every failure that is foreseen ends in `terminal.Commands`: one line, 
 
 import typer
 
-from finlora_core.cli import adapters, datasets, finetune, keys, runs, service, submit
+from finlora_core.cli import adapters, audit, datasets, finetune, keys, runs, service, submit
 from finlora_core.cli.terminal import Commands
 
 app = typer.Typer(
@@ -26,5 +26,6 @@ app.command()(submit.render)
 for command in (runs.status, runs.logs, runs.cancel, runs.pause, runs.resume, runs.retry):
     app.command()(command)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(audit.app, name="audit")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")

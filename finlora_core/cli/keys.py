@@ -1,7 +1,5 @@
 """API keys, on the database of this machine's settings: who can reach that needs no key."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated
 
@@ -13,9 +11,12 @@ from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.access.pepper import load_pepper
 from finlora_core.access.quota import Quota
 from finlora_core.access.scopes import OWN, Scope
-from finlora_core.cli.terminal import say, say_table
+from finlora_core.audit import log
+from finlora_core.audit.action import Action
+from finlora_core.audit.log import HERE
+from finlora_core.cli.terminal import opened_database, say, say_table
 from finlora_core.db.models import ApiKey
-from finlora_core.db.session import Database, now
+from finlora_core.db.session import now
 from finlora_core.errors import InvalidSettings
 from finlora_core.runs.config import RunName
 from finlora_core.settings import load_settings
@@ -61,7 +62,7 @@ def create(
         gpu_hours_per_day=gpu_hours_per_day,
     )
     pepper = load_pepper(load_settings())
-    with _database() as database, database.transaction() as session:
+    with opened_database() as database, database.transaction() as session:
         at = now(session)
         expires_at = at + timedelta(days=expires_days) if expires_days else None
         key, text = keys.create(
@@ -74,6 +75,7 @@ def create(
             expires_at=expires_at,
             quota=quota,
         )
+        log.note(session, pepper, HERE, Action.KEY_CREATED, key.id, now=at, **keys.said_of(key))
     say(f"{key.id}: {name}, of {owner}, for {', '.join(key.scopes)}")
     say(text)
     say("It is shown this once. Send it as `Authorization: Bearer …`, or set FINLORA_API_KEY.")
@@ -82,7 +84,7 @@ def create(
 @app.command(name="list")
 def list_keys() -> None:
     """The newest first, with owner, scopes and state; the keys themselves are kept nowhere."""
-    with _database() as database, database.reading() as session:
+    with opened_database() as database, database.reading() as session:
         rows, at = keys.list_keys(session, cursor=None, limit=MOST).rows, now(session)
 
     def state(key: ApiKey) -> str:
@@ -103,16 +105,12 @@ def revoke(
     key_id: Annotated[str, typer.Argument(help="As `finlora keys list` shows it.")],
 ) -> None:
     """From now on the key opens nothing; a service that runs notices within seconds."""
-    with _database() as database, database.transaction() as session:
-        key = keys.revoke(session, key_id, now=now(session))
+    pepper = load_pepper(load_settings())
+    with opened_database() as database, database.transaction() as session:
+        at = now(session)
+        key = keys.revoke(session, key_id, now=at)
+        log.note(session, pepper, HERE, Action.KEY_REVOKED, key_id, now=at)
     say(f"{key.id}: revoked ({key.name}, of {key.owner})")
-
-
-@contextmanager
-def _database() -> Iterator[Database]:
-    database = Database.connect(load_settings().database)
-    yield database
-    database.close()
 
 
 def _bytes(given: str) -> int:

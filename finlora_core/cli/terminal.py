@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 
 from finlora_core.access.first_key import read_key
 from finlora_core.client import Client
+from finlora_core.db.session import Database
 from finlora_core.errors import FinLoRAError
 from finlora_core.settings import Settings, load_settings
 from finlora_core.stack import Stack
@@ -70,6 +72,14 @@ def say_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 def settings_of(port: int | None = None, home: Path | None = None) -> Settings:
     given = {"port": port, "home": home}
     return load_settings(**{key: value for key, value in given.items() if value is not None})
+
+
+@contextmanager
+def opened_database() -> Iterator[Database]:
+    """That of this machine's settings: who can reach it needs no key."""
+    database = Database.connect(load_settings().database)
+    yield database
+    database.close()
 
 
 def connect(url: str | None) -> Client:

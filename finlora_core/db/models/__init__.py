@@ -1,6 +1,7 @@
 """The tables. Migrations in migrations/ make the same ones; a test holds the two together."""
 
 from finlora_core.db.models.adapters import Adapter
+from finlora_core.db.models.audit import AuditEntry, AuditHead
 from finlora_core.db.models.base import Base
 from finlora_core.db.models.datasets import Dataset, Upload
 from finlora_core.db.models.events import Event
@@ -12,6 +13,8 @@ from finlora_core.db.models.webhooks import Delivery, Webhook
 __all__ = [
     "Adapter",
     "ApiKey",
+    "AuditEntry",
+    "AuditHead",
     "Base",
     "Dataset",
     "Delivery",

@@ -1,0 +1,47 @@
+"""The signatures of the audit log: what nobody without the server's pepper can make. Pure."""
+
+import hashlib
+import hmac
+import json
+from datetime import UTC
+
+from finlora_core.db.models import AuditEntry, AuditHead
+
+NOTHING = ""
+"""The seal before the first one."""
+
+
+def key_of(pepper: bytes) -> bytes:
+    """For the audit log alone."""
+    return hmac.digest(pepper, b"audit log", hashlib.sha256)
+
+
+def sign(key: bytes, entry: AuditEntry) -> str:
+    """Of what an entry says, in hex; made when it is written."""
+    said = [
+        entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        entry.owner,
+        entry.key_id,
+        entry.action,
+        entry.object_id,
+        entry.request_id,
+        entry.details,
+    ]
+    return _hmac(key, "entry", json.dumps(said, sort_keys=True))
+
+
+def seal(key: bytes, before: str, number: int, signature: str) -> str:
+    """Of an entry at its place: behind the one whose seal is `before`."""
+    return _hmac(key, "seal", before, str(number), signature)
+
+
+def sign_head(key: bytes, head: AuditHead) -> str:
+    return _hmac(key, "head", str(head.number), head.seal)
+
+
+def is_same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _hmac(key: bytes, *parts: str) -> str:
+    return hmac.new(key, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
