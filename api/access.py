@@ -52,11 +52,14 @@ class Doorman:
     def look_up(self, text: str) -> Caller:
         """Raises `Unauthorized`."""
         with self._database.reading() as session:
-            caller = keys.authenticate(session, self._pepper, text, now=now(session))
-        if caller is None:
+            at = now(session)
+            key = keys.authenticate(session, self._pepper, text, now=at)
+        if key is None:
             raise Unauthorized("no valid API key was sent; send `Authorization: Bearer finlora_…`")
+        caller = keys.caller_of(key)
         caller = replace(caller, quota=caller.quota.or_else(self._quota))
-        self._note_use(caller)
+        if not keys.is_use_noted(key, now=at):
+            self._note_use(caller)
         self._known[_digest(text)] = (caller, time.monotonic() + REMEMBERED)
         while len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)

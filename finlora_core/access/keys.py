@@ -64,8 +64,8 @@ def create(
     return key, token.text
 
 
-def authenticate(session: Session, pepper: bytes, text: str, *, now: datetime) -> Caller | None:
-    """Whose key this is; None for one that is wrong, expired or revoked.
+def authenticate(session: Session, pepper: bytes, text: str, *, now: datetime) -> ApiKey | None:
+    """The key's row; None for one that is wrong, expired or revoked.
 
     The same work in each case, so that the time it takes tells nothing.
     """
@@ -75,7 +75,15 @@ def authenticate(session: Session, pepper: bytes, text: str, *, now: datetime) -
     is_right = hmac.compare_digest(given, key.secret_hmac if key else _NO_HMAC)
     if key is None or not is_right or not _is_valid(key, now):
         return None
+    return key
+
+
+def caller_of(key: ApiKey) -> Caller:
     return Caller(key.owner, key.id, frozenset(map(Scope, key.scopes)), quota_of(key))
+
+
+def is_use_noted(key: ApiKey, *, now: datetime) -> bool:
+    return key.last_used_at is not None and now - key.last_used_at <= USE_NOTED_EVERY
 
 
 def note_use(session: Session, key_id: str, *, now: datetime) -> None:

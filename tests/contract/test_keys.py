@@ -8,12 +8,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
+from api.access import Doorman
 from finlora_core.access import keys
 from finlora_core.access.first_key import key_file, make_first_key, read_key
 from finlora_core.access.keys import USE_NOTED_EVERY, Caller
 from finlora_core.access.pepper import load_pepper
+from finlora_core.access.quota import UNLIMITED
 from finlora_core.access.scopes import ALL, Scope
 from finlora_core.access.tokens import mint
 from finlora_core.db.models import ApiKey
@@ -48,7 +50,9 @@ def make(database: Database) -> Make:
 
 def caller_of(database: Database, text: str, **given: Any) -> Caller | None:
     with database.reading() as session:
-        return keys.authenticate(session, **{"pepper": PEPPER, "now": NOON, "text": text, **given})
+        given = {"pepper": PEPPER, "now": NOON, "text": text, **given}
+        key = keys.authenticate(session, **given)
+        return keys.caller_of(key) if key else None
 
 
 def test_a_key_stands_for_its_owner_and_its_scopes(database: Database, make: Make) -> None:
@@ -113,6 +117,25 @@ def test_its_use_is_noted_to_the_minute(database: Database, make: Make) -> None:
         with database.reading() as session:
             seen.append(session.get_one(ApiKey, key_id).last_used_at)
     assert seen == [NOON, NOON, NOON + USE_NOTED_EVERY * 2]
+
+
+def test_looking_a_key_up_again_writes_nothing_within_a_minute(
+    database: Database, make: Make
+) -> None:
+    text, writes = make(), []
+
+    def note(*arguments: object) -> None:
+        if str(arguments[2]).startswith(("UPDATE", "BEGIN IMMEDIATE")):
+            writes.append(arguments[2])
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    seen = []
+    for _ in range(3):
+        Doorman(database, PEPPER, UNLIMITED).look_up(text)
+        seen.append(len(writes))
+    event.remove(database.engine, "before_cursor_execute", note)
+    assert seen[0] > 0
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_the_first_start_makes_one_key_however_many_start_at_once(
