@@ -64,6 +64,9 @@ class Deliverer:
                     self._record(message, answer)
 
     def _claim(self) -> Sequence[Message]:
+        with self._database.reading() as session:  # an empty outbox keeps no writer waiting
+            if not is_any_due(session, now=now(session)):
+                return []
         with self._database.transaction() as session:
             return claim_due(session, now=now(session))
 
@@ -87,6 +90,13 @@ class Deliverer:
         if not answer.has_arrived:
             why = answer.error or f"answered {answer.status}"
             logger.warning("webhook %s: %s %s", message.webhook_id, message.id, why)
+
+
+def is_any_due(session: Session, *, now: datetime) -> bool:
+    return (
+        session.scalars(select(Delivery.id).where(Delivery.next_at <= now).limit(1)).first()
+        is not None
+    )
 
 
 def claim_due(session: Session, *, now: datetime) -> Sequence[Message]:

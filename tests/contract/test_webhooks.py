@@ -148,6 +148,11 @@ def test_a_message_arrives_signed_as_standard_webhooks_are(
     assert headers["content-type"] == "application/json"
 
 
+def test_an_empty_outbox_is_looked_at_while_somebody_else_writes(database: Database) -> None:
+    with database.transaction():
+        Deliverer(database, PEPPER, LOOPBACK)()
+
+
 def test_what_did_not_arrive_is_sent_again_with_the_same_id_and_body(
     database: Database, receiver: Receiver
 ) -> None:
