@@ -22,6 +22,7 @@ from finlora_core.access.scopes import OWN, Scope
 from finlora_core.audit.action import Action
 from finlora_core.db.models import ApiKey
 from finlora_core.db.session import now
+from finlora_core.errors import InvalidRequest, KeyProblem
 from finlora_core.quotas import Use, use_of
 from finlora_core.runs.config import RunName
 from finlora_core.settings import Settings
@@ -35,6 +36,12 @@ router = APIRouter(
 
 Admin = Annotated[Caller, requires(Scope.ADMIN)]
 NOT_KEPT = {"Cache-Control": {"description": "`no-store`", "schema": {"type": "string"}}}
+NOT_ONCE = KeyProblem(
+    "Idempotency-Key",
+    "unknown_key",
+    "cannot be taken here: the key itself is kept nowhere, so no second answer could show it. "
+    "Revoke the one whose answer was lost, and make another",
+)
 EXAMPLE = {"name": "ci", "owner": "research", "scopes": ["runs:read", "runs:write"]}
 
 
@@ -135,6 +142,8 @@ def create_key(
     audit: AuditDep,
 ) -> KeyMade:
     """Make a key for an owner. It can be given no scope that your own lacks."""
+    if "Idempotency-Key" in request.headers:
+        raise InvalidRequest(NOT_ONCE)
     for scope in wanted.scopes:
         caller.require(scope)
     with db.transaction() as session:

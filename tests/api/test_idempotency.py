@@ -59,3 +59,13 @@ def test_a_key_is_short_and_printable(client: TestClient, key: str) -> None:
     refused = client.post("/runs", json=RUN, headers={"Idempotency-Key": key})
     assert refused.status_code == 422
     assert "idempotency-key" in refused.json()["detail"].lower()
+
+
+def test_a_key_cannot_be_made_once_since_nothing_keeps_it_to_show_it_again(
+    client: TestClient,
+) -> None:
+    before = len(client.get("/keys").json()["data"])
+    refused = client.post("/keys", json={"name": "ci"}, headers=KEY)
+    assert refused.status_code == 422
+    assert [each["key"] for each in refused.json()["errors"]] == ["Idempotency-Key"]
+    assert len(client.get("/keys").json()["data"]) == before
