@@ -143,6 +143,8 @@ def _headers_of(error: FinLoRAError) -> Mapping[str, str]:
         return CHALLENGE
     if isinstance(error, TooManyRequests):
         return {"Retry-After": str(error.retry_after)}
+    if status_of(type(error)) is HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"Retry-After": RETRY_AFTER}
     return {}
 
 

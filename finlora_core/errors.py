@@ -21,7 +21,8 @@ FinLoRAError
 ├── BodyTooSlow          the rest of the body did not come in time
 ├── TooManyRequests      the same request may work later, at a time that is known
 │   ├── RateLimited      too many in too short a time
-│   └── QuotaExceeded    the key's owner has as much as it may have
+│   ├── QuotaExceeded    the key's owner has as much as it may have
+│   └── PlaygroundBusy   somebody else is using the playground, which has one seat
 ├── Invalid              the request is well-formed but cannot be trained
 │   ├── InvalidRequest   keys are wrong, each named in `problems`
 │   ├── DatasetNotFound  no such file inside the dataset roots, no such upload
@@ -36,6 +37,7 @@ FinLoRAError
 ├── AuditDamaged         somebody has been at the audit log
 ├── InvalidAdapter       what training left, or somebody imports, is not a sound adapter
 └── Unavailable          a dependency is down; the same request may work later
+    ├── PlaygroundUnavailable  its process is not there, or cannot load the model
     └── InsufficientStorage  the disk is full
 
 `code` is part of the public API (docs/errors.md); the message is for people.
@@ -158,6 +160,10 @@ class QuotaExceeded(TooManyRequests):
     code = "quota_exceeded"
 
 
+class PlaygroundBusy(TooManyRequests):
+    code = "playground_busy"
+
+
 class BodyTooSlow(FinLoRAError):
     code = "request_timeout"
 
@@ -242,6 +248,10 @@ class InvalidAdapter(FinLoRAError):
 
 class Unavailable(FinLoRAError):
     code = "unavailable"
+
+
+class PlaygroundUnavailable(Unavailable):
+    code = "playground_unavailable"
 
 
 class InsufficientStorage(Unavailable):

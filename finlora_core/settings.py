@@ -147,6 +147,19 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="What to train on; auto takes the GPU when the driver shows one."
     )
+    playground_socket: Path | None = Field(
+        None,
+        description="The Unix socket on which the playground answers the API. Default: "
+        "playground/sock in the home.",
+    )
+    playground_wait_seconds: Seconds = Field(
+        10, description="How long a request waits while another one has the playground."
+    )
+    playground_idle_seconds: Seconds = Field(
+        300,
+        description="The playground's model leaves memory, and its GPU is free for trainings, "
+        "when nobody has asked for this long.",
+    )
     heartbeat_seconds: Seconds = Field(
         2, description="How often a worker renews its lease and reports progress."
     )
@@ -310,6 +323,12 @@ class Settings(BaseSettings):
         return self.home_dir / "redis" / "redis.sock"
 
     @property
+    def playground(self) -> Path:
+        """The socket."""
+        named = self.playground_socket or self.home_dir / "playground" / "sock"
+        return named.expanduser().resolve()
+
+    @property
     def database(self) -> URL:
         """The URL to connect to, its password included: never log it."""
         url = make_url(self.database_url or f"sqlite:///{self.home_dir / 'finlora.db'}")
@@ -329,7 +348,7 @@ class Settings(BaseSettings):
         values = dict(self)
         values |= {"home": self.home_dir, "adapters_dir": self.adapters, "runs_dir": self.runs}
         values |= {"dataset_roots": self.datasets, "models_dirs": self.models}
-        values |= {"uploads_dir": self.uploads}
+        values |= {"uploads_dir": self.uploads, "playground_socket": self.playground}
         return {
             f"FINLORA_{name.upper()}": _as_text(value)
             for name, value in values.items()

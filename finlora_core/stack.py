@@ -1,4 +1,4 @@
-"""The embedded stack: a private Redis, the API and one worker, under one folder.
+"""The embedded stack: a private Redis, the API, the playground and one worker, under one folder.
 
 What `finlora up` and `make demo` start. Every process is our child; all of them end
 when the stack is closed, and when one of them ends by itself the stack says which.
@@ -31,6 +31,9 @@ MAX_SOCKET_PATH = 107
 """Bytes in the path of a Unix socket: sun_path of unix(7), less its final zero."""
 
 START_SECONDS = 60.0
+PLAYGROUND_PAUSE = 10.0
+"""Seconds between two starts of the playground, should it end: for lack of memory, most likely."""
+
 STOP_MARGIN = 15.0
 """Seconds a process may take to leave, beyond what training gets."""
 
@@ -45,9 +48,11 @@ class Stack:
         self.settings = settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock: IO[str] | None = None
+        self._playground_since = 0.0
         self._commands = {
             "redis": redis_command(settings.redis_socket),
             "api": [sys.executable, "-m", "api.server"],
+            "playground": [sys.executable, "-m", "worker.playground"],
             "worker": _worker_command(),
         }
 
@@ -64,11 +69,12 @@ class Stack:
     def start(self) -> None:
         """Returns when the API answers and the worker listens. Raises `Unavailable`."""
         self.start_api()
+        self._start_playground()
         self.start_process("worker")
         self._wait_until(self._is_ready, "the API and the worker")
 
     def start_api(self) -> None:
-        """All but the worker. Returns before the API answers. Raises `Unavailable`."""
+        """Redis and the API. Returns before the API answers. Raises `Unavailable`."""
         self._make_folders()
         self._lock_home()
         _require_free_port(self.settings)
@@ -85,10 +91,23 @@ class Stack:
         return self._processes[name].pid
 
     def wait(self) -> None:
-        """Until a process of the stack ends, which none should. Raises `Unavailable`."""
+        """Until a process of the stack ends, which none should. Raises `Unavailable`.
+
+        But for the playground: a model may be too large for it, and trainings go on without.
+        """
         while True:
             self.require_alive()
+            self._mend_playground()
             time.sleep(_POLL_SECONDS)
+
+    def _mend_playground(self) -> None:
+        age = time.monotonic() - self._playground_since
+        if self._processes["playground"].poll() is not None and age > PLAYGROUND_PAUSE:
+            self._start_playground()
+
+    def _start_playground(self) -> None:
+        self._playground_since = time.monotonic()
+        self.start_process("playground")
 
     def stop(self) -> None:
         """End every process, the last started first, so that a worker can give its run back."""
@@ -134,7 +153,7 @@ class Stack:
             ) from None
 
     def start_process(self, name: str) -> None:
-        """`redis`, `api` or `worker`; its output goes to `log(name)`. Replaces a dead one."""
+        """One of `_commands`; its output goes to `log(name)`. Replaces a dead one."""
         if name in self._processes:
             self._processes[name].wait()
         with self.log(name).open("ab") as output:
@@ -166,9 +185,9 @@ class Stack:
         self.require_alive()  # what answered on our port may be somebody else's
 
     def require_alive(self) -> None:
-        """Raises `Unavailable` with the end of the log of a process that has ended."""
+        """Raises `Unavailable` with the end of the log of a needed process that has ended."""
         for name, process in self._processes.items():
-            if process.poll() is not None:
+            if name != "playground" and process.poll() is not None:
                 log = self.log(name)
                 raise Unavailable(
                     f"{name} ended with exit code {process.returncode}; the end of {log}:\n"
@@ -184,18 +203,22 @@ def running_stack(settings: Settings) -> Iterator[Stack]:
             "FINLORA_BROKER_URL is set, but `finlora up` starts its own Redis; unset it, or "
             "start the API and the workers by themselves (docs/operations.md)"
         )
-    if len(bytes(settings.redis_socket)) > MAX_SOCKET_PATH:
-        raise InvalidSettings(
-            f"the path of the home folder {settings.home_dir} is too long for the Redis socket in "
-            f"it ({len(bytes(settings.redis_socket))} bytes, at most {MAX_SOCKET_PATH}); choose "
-            "a shorter one with --home or FINLORA_HOME"
-        )
+    _require_short(settings.redis_socket)
+    _require_short(settings.playground)
     stack = Stack(settings)
     try:
         stack.start()
         yield stack
     finally:
         stack.stop()
+
+
+def _require_short(path: Path) -> None:
+    if len(bytes(path)) > MAX_SOCKET_PATH:
+        raise InvalidSettings(
+            f"{path} is too long for a socket's path ({len(bytes(path))} bytes, at most "
+            f"{MAX_SOCKET_PATH}); choose a shorter home folder with --home or FINLORA_HOME"
+        )
 
 
 def seconds_to_stop(settings: Settings) -> float:

@@ -21,6 +21,7 @@ from finlora_core.db.migrate import migrate
 from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database, now
 from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.config import RunConfig
 from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
@@ -36,13 +37,21 @@ from tests.support import (
 )
 
 
-def publish(database: Database, store: AdapterStore, output: Path) -> Adapter:
-    """A published adapter, made in `output`, with a run that has succeeded."""
-    write_adapter(output)
+def publish(
+    database: Database, store: AdapterStore, output: Path, config: RunConfig | None = None
+) -> Adapter:
+    """A published adapter, made in `output` unless there is one, with a run that has succeeded."""
+    if not output.exists():
+        write_adapter(output)
     with database.transaction() as session:
         order = Order(name="sentiment")
         run = lifecycle.create_run(
-            session, make_config(), order, dataset=FACTS, validation=None, now=now(session)
+            session,
+            config or make_config(),
+            order,
+            dataset=FACTS,
+            validation=None,
+            now=now(session),
         )
         ttl = timedelta(minutes=2)
         lease = lifecycle.claim_next(session, worker="w", now=now(session), ttl=ttl)

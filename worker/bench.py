@@ -22,7 +22,7 @@ from finlora_core.training.axolotl import Hardware
 from finlora_core.training.files import AttemptFiles
 from worker.hardware import detect, gpus_of
 from worker.host import ProcessId
-from worker.locks import is_held
+from worker.locks import gpu_lock, is_held
 from worker.trainer import axolotl_command
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ class Bench:
     """Set when the worker is to shut down: stop training, give the run back."""
 
     def gpu_lock(self, gpu: str) -> Path:
-        """Held by whatever trains on the GPU."""
-        return self.settings.home_dir / "locks" / gpu
+        return gpu_lock(self.settings.home_dir, gpu)
 
     def free_gpus(self) -> Sequence[str]:
         """Those on which no other worker of this host, nor what one left behind, trains."""

@@ -6,6 +6,7 @@ sees no database URL, no broker and no token; only the fetching step sees the hu
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from finlora_core.settings import Settings
 from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
@@ -51,12 +52,38 @@ def fetch_environment(files: AttemptFiles, settings: Settings) -> Mapping[str, s
     }
 
 
+def playground_environment(settings: Settings, gpus: Sequence[str]) -> Mapping[str, str]:
+    """Offline, with those settings alone that the playground needs: none is a secret."""
+    own = (
+        "HOME",
+        "DEVICE",
+        "PLAYGROUND_SOCKET",
+        "PLAYGROUND_WAIT_SECONDS",
+        "PLAYGROUND_IDLE_SECONDS",
+    )
+    values = settings.environment()
+    return {
+        **_bare(settings.home_dir / "playground" / "cache"),
+        **{f"FINLORA_{name}": values[f"FINLORA_{name}"] for name in own},
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+    }
+
+
 def _base(files: AttemptFiles) -> dict[str, str]:
     return {
-        **_from_outside(_PASSED_ON),
         ATTEMPT_DIR: str(files.root),  # also what a process is found by (worker.survivors)
-        "HOME": str(files.cache),
-        "HF_HOME": str(files.cache / "huggingface"),
+        **_bare(files.cache),
+    }
+
+
+def _bare(cache: Path) -> dict[str, str]:
+    return {
+        **_from_outside(_PASSED_ON),
+        "HOME": str(cache),
+        "HF_HOME": str(cache / "huggingface"),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "AXOLOTL_DO_NOT_TRACK": "1",

@@ -20,6 +20,11 @@ class Busy(Exception):
         self.path = path
 
 
+def gpu_lock(home: Path, gpu: str) -> Path:
+    """Held by whatever uses the GPU of this UUID: a training, or the playground's model."""
+    return home / "locks" / gpu
+
+
 @contextmanager
 def hold(path: Path) -> Iterator[int]:
     """Lock `path`, or raise `Busy`; gives the descriptor to hand to processes.

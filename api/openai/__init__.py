@@ -10,10 +10,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from api.openai import files, jobs, models, uploads
+from api.openai import completions, files, jobs, models, uploads
 from api.openai.errors import PREFIX, TranslateErrors
 
-routers = (files.router, uploads.router, jobs.router, models.router)
+routers = (files.router, uploads.router, jobs.router, models.router, completions.router)
 
 
 def answer_below_v1(app: FastAPI) -> None:

@@ -11,12 +11,12 @@ from api.deps import DatabaseDep, SettingsDep
 from api.openai import names
 from api.openai.errors import responses
 from api.openai.lists import ListOf, list_of
+from api.openai.served import find_adapter
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import registry
 from finlora_core.db.models import Adapter
-from finlora_core.db.session import Database
 from finlora_core.errors import NotFound
 from finlora_core.settings import Settings
 from finlora_core.training.base_model import list_base_models
@@ -66,9 +66,9 @@ def get_model(
     db: DatabaseDep,
 ) -> ModelObject:
     """A base model at hand here, or a finished adapter."""
-    adapter_id = names.adapter_id(model_id)
-    if adapter_id is not None:
-        return _find_adapter(db, caller.owner, adapter_id, model_id)
+    if names.adapter_id(model_id) is not None:
+        with db.reading() as session:
+            return _show_adapter(find_adapter(session, caller.owner, model_id))
     for model in _base_models(settings):
         if model.id == model_id:
             return model
@@ -78,17 +78,6 @@ def get_model(
 def _base_models(settings: Settings) -> list[ModelObject]:
     found = list_base_models((*settings.models, settings.fetched_models))
     return [_show_base(name, folder) for name, folder in sorted(found.items())]
-
-
-def _find_adapter(db: Database, owner: str, adapter_id: str, model_id: str) -> ModelObject:
-    try:
-        with db.reading() as session:
-            model = _show_adapter(registry.get_adapter(session, owner, adapter_id))
-    except NotFound:
-        raise NotFound("model", model_id) from None
-    if model.id != model_id:
-        raise NotFound("model", model_id)
-    return model
 
 
 def _show_base(name: str, folder: FilePath) -> ModelObject:

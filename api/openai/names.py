@@ -23,7 +23,9 @@ def checkpoint_of(run: Run, step: int) -> str:
 
 
 def adapter_id(model: str) -> str | None:
-    """The adapter that the name is of; None for what is no name of an adapter."""
+    """The adapter that the name is of, or the id itself; None for what is neither."""
+    if model.startswith(_ADAPTER):
+        return model
     if not model.startswith(FINE_TUNED):
         return None
     return _ADAPTER + model.rpartition(":")[2]

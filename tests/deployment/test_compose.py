@@ -26,6 +26,7 @@ COMPOSE: Mapping[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())
 SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 WORKERS = [name for name in OURS if name.startswith("worker-")]
+CONNECTED = [name for name in OURS if name != "playground"]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 PASSWORD = "a+b/c@d"
 
@@ -142,12 +143,21 @@ def test_folders_and_secrets_to_be_made_are_named_where_it_is_told_how() -> None
 
 @pytest.mark.parametrize("service", OURS)
 def test_every_variable_and_secret_is_a_setting(service: str) -> None:
-    names = [*environment(service), *SERVICES[service]["secrets"]]
+    names = [*environment(service), *SERVICES[service].get("secrets", [])]
     fields = {f"finlora_{field}" for field in Settings.model_fields}
     assert {name.lower() for name in names} <= fields
 
 
-@pytest.mark.parametrize("service", OURS)
+def test_the_playground_can_reach_nothing_but_the_files_it_reads() -> None:
+    playground, api = SERVICES["playground"], mounts("api")
+    assert playground["network_mode"] == "none"
+    assert "secrets" not in playground
+    assert not {"FINLORA_DATABASE_URL", "FINLORA_BROKER_URL"} & environment("playground").keys()
+    for target, mount in mounts("playground").items():
+        assert mount == api[target], "the API names files by paths of its own"
+
+
+@pytest.mark.parametrize("service", CONNECTED)
 def test_a_service_reaches_the_database_with_the_password_from_its_file(
     service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +226,8 @@ def test_every_command_exists(command: Sequence[str], tmp_path: Path) -> None:
             assert_runs(f"from {module} import main; from api.asgi import app", home=tmp_path)
         case ["celery", "-A", module, "worker" | "inspect", *_]:
             assert_runs(f"from {module} import app", home=tmp_path)
+        case ["python", "-m", module]:
+            assert_runs(f"import {module}", home=tmp_path)
         case ["python", "-c", program]:
             compile(program, "HEALTHCHECK", "exec")
         case _:
@@ -328,7 +340,8 @@ def test_a_container_has_a_read_only_root_and_no_privilege(service: str) -> None
 def test_nothing_but_the_api_is_published_and_only_to_this_machine() -> None:
     published = {name: SERVICES[name]["ports"] for name in SERVICES if "ports" in SERVICES[name]}
     assert published == {"api": ["127.0.0.1:8000:8000"]}
-    assert not any("network_mode" in service for service in SERVICES.values())
+    modes = {name: s["network_mode"] for name, s in SERVICES.items() if "network_mode" in s}
+    assert modes == {"playground": "none"}
 
 
 def test_adapters_are_written_by_workers_and_only_read_by_the_api() -> None:

@@ -63,6 +63,7 @@ def test_every_finlora_variant_trains(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["training"]["quantized_layers"] == quantized
     assert _loaded_with_peft(tiny_base / BASE_MODEL, folder) == {"tensors": 12, "moved": 12}
+    assert _tokens_said(stack, run["adapter_id"]) > 0
 
 
 def test_the_same_config_and_seed_give_the_same_adapter_bit_for_bit(
@@ -156,3 +157,16 @@ def _loaded_with_peft(base: Path, adapter: Path) -> dict[str, int]:
     )
     counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return counts
+
+
+def _tokens_said(stack: Stack, adapter_id: str) -> int:
+    """In the playground, by what has been trained on a base of as many bits."""
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0) as ai:
+        answer = ai.chat.completions.create(
+            model=adapter_id,
+            messages=[{"role": "user", "content": "Profit rose."}],
+            max_tokens=4,
+            temperature=0,
+        )
+    assert answer.usage is not None
+    return answer.usage.completion_tokens

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.support import BASE_MODEL
-from worker.axolotl_plugin import keep_4bit_differentiable, keep_int8_scales
+from worker.cpu_mends import keep_4bit_differentiable, keep_int8_scales
 from worker.probe import ROWS, TOKENS, probe, rows_of
 
 pytestmark = pytest.mark.training

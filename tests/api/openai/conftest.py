@@ -1,6 +1,10 @@
 """The application on SQLite: below /v1 there is no SQL of its own."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,11 @@ from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
 from tests.support import ListQueue, bearer, make_key
+
+RELEASES = (None, "1.109.1", "2.54.0")
+"""Of the `openai` package: the developers' environment's, and the newest of each major before."""
+
+VENVS = Path(sys.prefix) / "openai"
 
 
 @pytest.fixture
@@ -36,3 +45,25 @@ def error_of(response: Response) -> dict[str, Any]:
     assert body["error"].keys() == {"message", "type", "param", "code"}
     error: dict[str, Any] = body["error"]
     return error
+
+
+def python_with(release: str | None) -> Path:
+    """Of an environment with this release of the package, made once and kept beside ours; None is
+    ours itself."""
+    if release is None:
+        return Path(sys.executable)
+    python = VENVS / release / "bin" / "python"
+    if not python.exists():
+        half = VENVS / f".{release}.{os.getpid()}"
+        uv = str(Path(sys.prefix) / "bin" / "uv")
+        subprocess.run(
+            [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(half)],
+            check=True,
+        )
+        subprocess.run(
+            [uv, "pip", "install", "--quiet", "--python", str(half / "bin" / "python"),
+             f"openai=={release}"],
+            check=True,
+        )  # fmt: skip
+        half.rename(VENVS / release)
+    return python

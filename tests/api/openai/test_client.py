@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,15 +19,12 @@ from finlora_core.runs import journal, lifecycle, queries
 from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
+from tests.api.openai.conftest import RELEASES, python_with
 from tests.lora import write_adapter
 from tests.server import serving
 from tests.support import BASE_MODEL, FACTS, POLICY, ListQueue, make_config, make_key
 
-OLDER = ("1.109.1", "2.54.0")
-"""The newest of each major before the one of the developers' environment."""
-
 DRIVE = Path(__file__).parent / "drive.py"
-VENVS = Path(sys.prefix) / "openai"
 
 
 @pytest.fixture
@@ -66,11 +62,10 @@ def finished(settings: Settings, sqlite: Database, tmp_path: Path) -> str:
     return lease.run_id.replace("run_", "ftjob-")
 
 
-@pytest.mark.parametrize("release", [None, *OLDER])
+@pytest.mark.parametrize("release", RELEASES)
 def test_the_openai_package_works_unchanged(
     url: str, finished: str, release: str | None, settings: Settings, sqlite: Database
 ) -> None:
-    python = Path(sys.executable) if release is None else _python_with(release)
     keys = (
         make_key(sqlite, settings),
         make_key(sqlite, settings, scopes=[Scope.DATASETS_READ]),
@@ -78,7 +73,7 @@ def test_the_openai_package_works_unchanged(
         make_key(sqlite, settings, owner="poor", quota=Quota(max_queued_runs=0)),
     )
     done = subprocess.run(
-        [str(python), str(DRIVE), url, *keys, BASE_MODEL, finished],
+        [str(python_with(release)), str(DRIVE), url, *keys, BASE_MODEL, finished],
         capture_output=True,
         text=True,
         check=False,
@@ -87,22 +82,3 @@ def test_the_openai_package_works_unchanged(
     )
     assert done.returncode == 0, done.stderr
     assert (release or "openai 3.") in done.stdout
-
-
-def _python_with(release: str) -> Path:
-    """Of an environment with this release of the package, made once and kept beside ours."""
-    python = VENVS / release / "bin" / "python"
-    if not python.exists():
-        half = VENVS / f".{release}.{os.getpid()}"
-        uv = str(Path(sys.prefix) / "bin" / "uv")
-        subprocess.run(
-            [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(half)],
-            check=True,
-        )
-        subprocess.run(
-            [uv, "pip", "install", "--quiet", "--python", str(half / "bin" / "python"),
-             f"openai=={release}"],
-            check=True,
-        )  # fmt: skip
-        half.rename(VENVS / release)
-    return python
