@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.orm import Session
 
 from api.access import Doorman, requires
@@ -78,6 +78,16 @@ class KeyRequest(BaseModel):
         description="Refuse a run once its owner's have used so many in 24 hours.",
         examples=[48],
     )
+
+    @field_validator(
+        "expires_days", "max_queued_runs", "max_stored_bytes", "gpu_hours_per_day", mode="before"
+    )
+    @classmethod
+    def _is_number(cls, value: object) -> object:
+        """As JSON has them: 2.0 is a whole number, true is none."""
+        if isinstance(value, bool):
+            raise ValueError("must be a number")
+        return value
 
     @property
     def quota(self) -> Quota:

@@ -117,7 +117,14 @@ def test_the_list_of_keys_shows_quota_and_use(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "quota", [{"max_queued_runs": -1}, {"max_stored_bytes": 1.5}, {"gpu_hours_per_day": -0.1}]
+    "quota",
+    [
+        {"max_queued_runs": -1},
+        {"max_queued_runs": True},
+        {"gpu_hours_per_day": False},
+        {"max_stored_bytes": 1.5},
+        {"gpu_hours_per_day": -0.1},
+    ],
 )
 def test_what_is_no_quota_is_refused(client: TestClient, quota: dict[str, Any]) -> None:
     refused = client.post("/keys", json={"name": "ci", **quota})
