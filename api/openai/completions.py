@@ -43,7 +43,7 @@ from finlora_core.settings import Settings
 router = APIRouter(
     prefix="/v1",
     tags=["openai: playground"],
-    responses=responses(400, 401, 403, 404, 410, 429, 503),
+    responses=responses(400, 401, 403, 404, 410, 413, 415, 429, 503),
     route_class=StrictRoute,
 )
 
