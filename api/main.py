@@ -34,6 +34,18 @@ from finlora_core.webhooks.delivery import Deliverer
 DELIVER_EVERY = 1.0
 """Seconds between looks at the outbox."""
 
+ROUTERS = (
+    runs.router,
+    journal.router,
+    datasets.router,
+    adapters.router,
+    keys.router,
+    audit.router,
+    webhooks.router,
+    health.router,
+    *openai.routers,
+)
+
 DESCRIPTION = """\
 Post a FinLoRA run config, poll the run, download the adapter.
 
@@ -94,19 +106,7 @@ def create_app(
     app.add_middleware(ShowLimits)
     app.add_middleware(Edge, hosts=Hosts((settings.host, *settings.allowed_hosts)))
     install_error_handlers(app)
-    routers = (
-        runs.router,
-        journal.router,
-        datasets.router,
-        adapters.router,
-        keys.router,
-        audit.router,
-        webhooks.router,
-        health.router,
-    )
-    for router in routers:
-        app.include_router(router)
-    for router in openai.routers:
+    for router in ROUTERS:
         app.include_router(router)
     add_swagger_ui(app)
     openai.answer_below_v1(app)

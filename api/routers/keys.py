@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.orm import Session
 
@@ -146,7 +146,6 @@ def create_key(
     wanted: Annotated[KeyRequest, Body(openapi_examples={"for CI": {"value": EXAMPLE}})],
     caller: Admin,
     request: Request,
-    response: Response,
     db: DatabaseDep,
     settings: SettingsDep,
     audit: AuditDep,
@@ -171,7 +170,6 @@ def create_key(
         )
         audit.note(session, caller, Action.KEY_CREATED, key.id, now=at, **keys.said_of(key))
         (read,) = _read(session, [key], settings, at)
-    response.headers["Cache-Control"] = "no-store"
     return KeyMade(**read.model_dump(), key=text)
 
 

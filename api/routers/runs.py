@@ -1,6 +1,6 @@
 """Runs: post a FinLoRA run config, watch it, pause, resume, cancel or retry it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.access import requires
-from api.audit import AuditDep
+from api.audit import Audit, AuditDep
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
@@ -226,11 +226,7 @@ def get_run(run_id: RunId, caller: Reader, db: DatabaseDep) -> Response:
 )
 def cancel_run(run_id: RunId, caller: Writer, db: DatabaseDep, audit: AuditDep) -> RunRead:
     """Cancel a queued run, or ask a running one to stop. Asking twice is asking once."""
-    with db.transaction() as session:
-        at = now(session)
-        queries.get_run(session, caller.owner, run_id)
-        audit.note(session, caller, Action.RUN_CANCELLED, run_id, now=at)
-        return _read(session, lifecycle.request_cancel(session, run_id, now=at))
+    return _steer(run_id, caller, db, audit, Action.RUN_CANCELLED, lifecycle.request_cancel)
 
 
 @router.post(
@@ -243,11 +239,7 @@ def pause_run(run_id: RunId, caller: Writer, db: DatabaseDep, audit: AuditDep) -
     """Pause a queued run, or ask a running one to save a checkpoint and let go of its GPU.
 
     Asking twice is asking once."""
-    with db.transaction() as session:
-        at = now(session)
-        queries.get_run(session, caller.owner, run_id)
-        audit.note(session, caller, Action.RUN_PAUSED, run_id, now=at)
-        return _read(session, lifecycle.request_pause(session, run_id, now=at))
+    return _steer(run_id, caller, db, audit, Action.RUN_PAUSED, lifecycle.request_pause)
 
 
 @router.post(
@@ -260,11 +252,7 @@ def resume_run(
     run_id: RunId, caller: Writer, db: DatabaseDep, queue: QueueDep, audit: AuditDep
 ) -> RunRead:
     """Queue a paused run again; it goes on at the step where it was paused."""
-    with db.transaction() as session:
-        at = now(session)
-        queries.get_run(session, caller.owner, run_id)
-        audit.note(session, caller, Action.RUN_RESUMED, run_id, now=at)
-        read = _read(session, lifecycle.resume_run(session, run_id, now=at))
+    read = _steer(run_id, caller, db, audit, Action.RUN_RESUMED, lifecycle.resume_run)
     posting.offer(db, queue, run_id)
     return read
 
@@ -330,6 +318,22 @@ def get_run_config(run_id: RunId, caller: Reader, db: DatabaseDep) -> YAMLRespon
     with db.reading() as session:
         run = queries.get_run(session, caller.owner, run_id)
     return YAMLResponse(run.axolotl_yaml or _preview(run))
+
+
+def _steer(
+    run_id: str,
+    caller: Caller,
+    db: Database,
+    audit: Audit,
+    action: Action,
+    move: Callable[..., Run],
+) -> RunRead:
+    """A move of the lifecycle on a run of the caller's, told of in the same transaction."""
+    with db.transaction() as session:
+        at = now(session)
+        queries.get_run(session, caller.owner, run_id)
+        audit.note(session, caller, action, run_id, now=at)
+        return _read(session, move(session, run_id, now=at))
 
 
 def _made(

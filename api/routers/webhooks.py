@@ -112,7 +112,6 @@ def create_webhook(
         made = once.make(session, caller.owner, create, now=at)
         read = _read(registry.get(session, caller.owner, made.id))
     response.headers["Location"] = f"/webhooks/{read.id}"
-    response.headers["Cache-Control"] = "no-store"
     secret = signing.secret_of(request.app.state.pepper, read.id)
     return WebhookMade(**read.model_dump(), secret=secret)
 
