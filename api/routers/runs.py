@@ -13,6 +13,7 @@ from api.access import requires
 from api.audit import Audit, AuditDep
 from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
 from api.errors import responses
+from api.glance import glance
 from api.idempotency import OnceDep
 from api.json import as_json
 from api.pages import Cursor, Limit, Name, Variant
@@ -212,10 +213,13 @@ def list_runs(
 
 
 @router.get("/{run_id}", operation_id="get_run", response_model=RunRead, responses=responses(404))
-def get_run(run_id: RunId, caller: Reader, db: DatabaseDep) -> Response:
+async def get_run(run_id: RunId, caller: Reader, db: DatabaseDep) -> Response:
     """Status, phase, progress, and why it failed if it did."""
-    with db.reading() as session:
-        return as_json(_read(session, queries.get_run(session, caller.owner, run_id)))
+
+    def look(session: Session) -> RunRead:
+        return _read(session, queries.get_run(session, caller.owner, run_id))
+
+    return as_json(await glance(db, look))
 
 
 @router.post(

@@ -59,7 +59,7 @@ def floor(folder: Path, url: URL, rows: int) -> Iterator[int]:
     port = free_port()
     command = [
         sys.executable, "-m", "uvicorn", "benchmarks.side_by_side.floor:app",
-        "--host", "127.0.0.1", "--port", str(port),
+        "--host", "127.0.0.1", "--port", str(port), *UVICORN_QUIET.split(),
     ]  # fmt: skip
     env = {"FLOOR_DATABASE_URL": url.render_as_string(hide_password=False)}
     with _running("floor", command, env, folder):

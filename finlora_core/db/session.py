@@ -12,8 +12,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-ENGINE = {"pool_size": 5, "max_overflow": 35, "hide_parameters": True}
-"""Room for each of the 40 threads that FastAPI runs endpoints on; most are closed after use.
+ENGINE = {"pool_size": 5, "max_overflow": 40, "hide_parameters": True}
+"""Room for each of the 40 threads that FastAPI runs endpoints on, for the event loop's and for
+the duties beside them; most are closed after use.
 What a statement was given may be a secret: an exception, which gets logged, does not show it."""
 
 PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
@@ -65,6 +66,11 @@ class Database:
         finally:
             if self._line is not None and taken:
                 self._line.release()
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether a statement is a call, and not a message to a server."""
+        return self.engine.dialect.name == "sqlite"
 
     def close(self) -> None:
         self.engine.dispose()

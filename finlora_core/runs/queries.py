@@ -1,8 +1,9 @@
 """Reading runs: one, a page of them, how many wait before one."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Adapter, Run, RunAttempt, Worker
@@ -22,7 +23,7 @@ def get_any_run(session: Session, run_id: str) -> Run:
 
 def get_run(session: Session, owner: str, run_id: str) -> Run:
     """Raises `NotFound`."""
-    run = session.scalars(select(Run).filter_by(id=run_id, owner=owner)).first()
+    run = session.scalars(_one(), {"id": run_id, "owner": owner}).first()
     if run is None:
         raise NotFound("run", run_id)
     return run
@@ -98,6 +99,16 @@ def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
     succeeded = [run.id for run in runs if run.status is RunStatus.SUCCEEDED]
     if not succeeded:
         return {}
-    of_runs = Adapter.run_id.in_(succeeded)
-    rows = session.execute(select(Adapter.run_id, Adapter.id).where(of_runs))
+    rows = session.execute(_ids_of_adapters(), {"run_ids": succeeded})
     return {row.run_id: row.id for row in rows}
+
+
+@cache  # to build such a statement takes as long as to execute it
+def _one() -> Select[Run]:
+    return select(Run).where(Run.id == bindparam("id"), Run.owner == bindparam("owner"))
+
+
+@cache
+def _ids_of_adapters() -> Select[str | None, str]:
+    of_runs = Adapter.run_id.in_(bindparam("run_ids", expanding=True))
+    return select(Adapter.run_id, Adapter.id).where(of_runs)

@@ -47,6 +47,16 @@ def test_a_posted_run_is_stored_and_offered(client: TestClient, queue: ListQueue
     assert client.get(f"/runs/{run['id']}").json() == run
 
 
+def test_a_run_is_shown_while_another_is_being_stored(
+    client: TestClient, database: Database
+) -> None:
+    run = post(client)
+    with database.transaction() as session:
+        lifecycle.request_cancel(session, run["id"], now=now(session))
+        assert client.get(f"/runs/{run['id']}").json() == run
+    assert client.get(f"/runs/{run['id']}").json()["status"] == "cancelled"
+
+
 def test_a_run_is_accepted_while_the_broker_is_down(
     client: TestClient, queue: ListQueue, database: Database
 ) -> None:
