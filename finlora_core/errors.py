@@ -29,6 +29,9 @@ FinLoRAError
 │   ├── InvalidDataset   the file is there, a line of it cannot be used
 │   ├── InvalidConfigFile  a file of run configs that cannot be read, or a wrong key in it
 │   ├── UnknownName      there is no run or adapter of this name
+│   ├── UnknownTask      there is no evaluation task of this name
+│   ├── InvalidTask      a metric, labels or a tolerance that do not go together
+│   ├── WrongLabels      no target of the evaluation set is an answer to the task
 │   ├── InvalidWebhook   an address that the service may not send to
 │   ├── AmbiguousAdapter a name that adapters of several variants have
 │   └── InvalidCursor    a page cursor that this server did not make
@@ -211,6 +214,26 @@ class AmbiguousAdapter(Invalid):
         message = f"adapters named {name!r} exist as {', '.join(variants)}; name the variant"
         super().__init__(message)
         self.problems = (KeyProblem("variant", self.code, message),)
+
+
+class UnknownTask(Invalid):
+    code = "unknown_task"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.problems = (KeyProblem("task", self.code, message),)
+
+
+class InvalidTask(Invalid):
+    code = "invalid_task"
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.problems = (KeyProblem(key, self.code, message),)
+
+
+class WrongLabels(Invalid):
+    code = "wrong_labels"
 
 
 class InvalidWebhook(Invalid):
