@@ -71,6 +71,7 @@ _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _RUN = "8f0c1d0c4a8b4e2f9d11"
 _TUNED = "ft:meta-llama/Llama-3.1-8B-Instruct:local:sentiment"
 STRINGS: Mapping[str, str] = {
+    "AdapterDetail.id": f"adp_{_RUN}_1",
     "AdapterRead.id": f"adp_{_RUN}_1",
     "CheckpointObject.id": "ftckpt-8f0c1d0c4a8b4e2f9d11-120",
     "CompleteRequest.md5": "9e107d9d372bb6826bd81d3542a419d6",

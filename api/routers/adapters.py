@@ -19,8 +19,11 @@ from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.adapters import archive, registry
 from finlora_core.adapters.manifest import File
+from finlora_core.adapters.serving import Listed, Verdict, read_verdicts
+from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter
-from finlora_core.errors import Invalid
+from finlora_core.errors import Invalid, InvalidAdapter
+from finlora_core.playground import bits_of
 
 router = APIRouter(
     prefix="/adapters",
@@ -48,6 +51,13 @@ class AdapterRead(BaseModel):
     created_at: datetime
     verified_at: datetime = Field(description="When its files were last compared with these.")
     damage: str | None = Field(description="What was wrong then: it is not served any more.")
+
+
+class AdapterDetail(AdapterRead):
+    serving: list[Verdict] | None = Field(
+        description="Which engines can serve it, and how. Null while its files are damaged or "
+        "missing."
+    )
 
 
 class AdapterPage(BaseModel):
@@ -85,9 +95,12 @@ def list_adapters(
 
 
 @router.get("/{adapter_id}", operation_id="get_adapter", responses=responses(404))
-def get_adapter(adapter_id: AdapterId, caller: Reader, db: DatabaseDep) -> AdapterRead:
-    """One adapter with the size and SHA-256 of each of its files."""
-    return _read(_find(db, caller, adapter_id))
+def get_adapter(
+    adapter_id: AdapterId, caller: Reader, db: DatabaseDep, store: StoreDep
+) -> AdapterDetail:
+    """One adapter with the size and SHA-256 of each of its files, and who can serve it."""
+    adapter = _find(db, caller, adapter_id)
+    return AdapterDetail(**dict(_read(adapter)), serving=_serving(store, adapter))
 
 
 @router.head("/{adapter_id}/files/{path}", include_in_schema=False)
@@ -168,6 +181,22 @@ def _one_version(
     with db.reading() as session:
         adapter = registry.find_version(session, caller.owner, name, variant, version)
     return AdapterPage(data=[_read(adapter)], next_cursor=None)
+
+
+def _serving(store: AdapterStore, adapter: Adapter) -> list[Verdict] | None:
+    """Judged anew each time: the table of the engines changes with the service."""
+    listed = Listed(
+        name=adapter.name,
+        version=adapter.version,
+        base_model=adapter.base_model,
+        quant_bits=bits_of(adapter.variant),
+    )
+    if adapter.damage is not None:
+        return None
+    try:
+        return list(read_verdicts(store.folder(adapter.id), listed))
+    except (InvalidAdapter, OSError):
+        return None
 
 
 def _read(adapter: Adapter) -> AdapterRead:

@@ -21,7 +21,7 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 A, B, MAGNITUDE, BIAS = "lora_A", "lora_B", "lora_magnitude_vector", "bias of lora_B"
 
-_KINDS: Mapping[str, str] = {
+KINDS: Mapping[str, str] = {
     "lora_A.weight": A,
     "lora_B.weight": B,
     "lora_B.bias": BIAS,
@@ -32,11 +32,16 @@ _KINDS: Mapping[str, str] = {
 }
 """How a tensor's name ends, as PEFT saves it."""
 
-_LORA = re.compile(rf"base_model\.model\.(.+)\.({'|'.join(map(re.escape, _KINDS))})")
-_OTHER = re.compile(r"base_model\.model\.(.+?)(?:\.base_layer)?\.(weight|bias)")
+LORA = re.compile(rf"base_model\.model\.(.+)\.({'|'.join(map(re.escape, KINDS))})")
+OTHER = re.compile(r"base_model\.model\.(.+?)(?:\.base_layer)?\.(weight|bias)")
 
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte")
 """PEFT saves them whole where training has resized the vocabulary."""
+
+
+def is_embedding(module: str) -> bool:
+    """Of tokens, or what turns the last states back into them."""
+    return module.rpartition(".")[2] in _EMBEDDINGS
 
 
 @dataclass
@@ -145,13 +150,13 @@ def _modules(tensors: Iterable[Tensor], peft: PeftConfig) -> Mapping[str, _Modul
     modules: dict[str, _Module] = {}
     for tensor in tensors:
         _require_floats(tensor)
-        match = _LORA.fullmatch(tensor.name)
+        match = LORA.fullmatch(tensor.name)
         if match is None:
             _require_saved_whole(tensor, peft)
             continue
         module = modules.setdefault(match[1], _Module())
         module.is_embedding |= match[2].startswith("lora_embedding")
-        if module.tensors.setdefault(_KINDS[match[2]], tensor) is not tensor:
+        if module.tensors.setdefault(KINDS[match[2]], tensor) is not tensor:
             raise InvalidAdapter(f"{WEIGHTS}: {match[1]} has two tensors of one kind")
     if not modules or any({A, B} - module.tensors.keys() for module in modules.values()):
         raise InvalidAdapter(f"{WEIGHTS}: lora_A and lora_B do not come in pairs")
@@ -170,12 +175,12 @@ def _require_floats(tensor: Tensor) -> None:
 
 def _require_saved_whole(tensor: Tensor, peft: PeftConfig) -> None:
     """A tensor that is not LoRA's is one that adapter_config.json says was saved beside it."""
-    match = _OTHER.fullmatch(tensor.name)
+    match = OTHER.fullmatch(tensor.name)
     if match is not None:
         last = match[1].rpartition(".")[2]
         if match[2] == "bias" and peft.saves_bias:
             return
-        if last in peft.modules_to_save or last in _EMBEDDINGS:
+        if last in peft.modules_to_save or is_embedding(match[1]):
             return
     raise InvalidAdapter(f"{WEIGHTS}: {tensor.name} is no part of a LoRA adapter as PEFT saves it")
 

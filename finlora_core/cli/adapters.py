@@ -1,5 +1,6 @@
 """Adapters: of a service, list and fetch them; on this machine, check and import them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,13 +59,13 @@ def list_adapters(
 def show(
     wanted: Wanted, variant: Variant = None, version: Version = None, url: Url = None
 ) -> None:
-    """Show one adapter and the SHA-256 of each of its files.
+    """Show one adapter: the SHA-256 of each of its files, and which engines can serve it.
 
     \b
     finlora adapters show sentiment_llama_3_1_8b_8bits_r8 --version 2
     """
     with connect(url) as client:
-        adapter = _find(client, wanted, variant, version)
+        adapter = client.get_adapter(_find(client, wanted, variant, version)["id"])
     say(adapter["id"], style="bold")
     for key in ("name", "variant", "version", "base_model", "run_id", "created_at", "damage"):
         if adapter.get(key) is not None:
@@ -73,6 +74,8 @@ def show(
         ("file", "bytes", "sha256"),
         [(file["path"], file["size"], file["sha256"]) for file in adapter["files"]],
     )
+    if adapter.get("serving"):
+        _say_serving(adapter["serving"])
 
 
 @app.command()
@@ -159,6 +162,22 @@ def import_adapters(
     say(f"{len(results)} found, {refused} refused")
     if refused:
         raise typer.Exit(1)
+
+
+def _say_serving(verdicts: Sequence[dict[str, Any]]) -> None:
+    """Who can serve it; below, how, each command with the first releases that it is for."""
+    say()
+    say_table(
+        ("engine", "releases", "serving", "why"),
+        [(v["engine"], v["releases"], v["verdict"], "; ".join(v["reasons"])) for v in verdicts],
+    )
+    commands: dict[str, str] = {}
+    for verdict in verdicts:
+        if verdict["how"]:
+            commands.setdefault(verdict["how"], f"{verdict['engine']} {verdict['releases']}")
+    say()
+    for how, what in commands.items():
+        say(f"{what}: {how}")
 
 
 def _find(client: Client, wanted: str, variant: str | None, version: int | None) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from finlora_core.adapters import archive
+from finlora_core.adapters.imports import import_tree
 from finlora_core.adapters.manifest import sha256_of
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database
+from tests.lora import write_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -104,6 +106,50 @@ def test_an_adapter_that_was_found_damaged_is_shown_and_not_served(
     for path in (f"files/{WEIGHTS}", "download"):
         response = client.get(f"/adapters/{adapter.id}/{path}")
         assert (response.status_code, response.json()["code"]) == (410, "corrupt")
+
+
+def test_an_adapter_says_who_can_serve_it_and_how(client: TestClient, adapter: Adapter) -> None:
+    serving = client.get(f"/adapters/{adapter.id}").json()["serving"]
+    assert {it["verdict"] for it in serving} == {"ok"}
+    [newest, *_] = [it["how"] for it in serving if it["engine"] == "vLLM"]
+    flags = "--enable-lora --lora-modules sentiment=./sentiment-v1"
+    assert newest == f"vllm serve {adapter.base_model} {flags}"
+    assert "serving" not in client.get("/adapters").json()["data"][0]
+
+
+def test_an_imported_rslora_adapter_on_4_bits_has_the_verdicts_of_its_kind(
+    client: TestClient, database: Database, store: AdapterStore, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "4bits_r64_rslora" / "formula", rank=64, use_rslora=True)
+    [result] = import_tree(database, store, tmp_path)
+    assert result.outcome == "imported", result.reason
+    serving = client.get(f"/adapters/{result.adapter_id}").json()["serving"]
+    seen = {it["engine"]: it for it in reversed(serving)}
+    assert seen["SGLang"]["verdict"] == "needs_merge"
+    assert "use_rslora is not read" in seen["SGLang"]["reasons"][0]
+    assert seen["vLLM"]["verdict"] == "ok"
+    assert seen["vLLM"]["how"].endswith("--max-lora-rank 64")
+    assert any("4 bits" in reason for reason in seen["vLLM"]["reasons"])
+    assert seen["GGUF (llama.cpp)"]["how"].endswith("formula.gguf:8")
+
+
+def test_files_that_are_damaged_or_gone_have_no_verdict(
+    client: TestClient, adapter: Adapter, store: AdapterStore, database: Database
+) -> None:
+    def serving() -> object:
+        return client.get(f"/adapters/{adapter.id}").json()["serving"]
+
+    weights = store.folder(adapter.id) / WEIGHTS
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert serving() is None
+    weights.unlink()
+    assert serving() is None
+    weights.write_bytes(whole)
+    assert serving() is not None
+    with database.transaction() as session:
+        session.get_one(Adapter, adapter.id).damage = "README.md: is missing"
+    assert serving() is None
 
 
 def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:

@@ -53,6 +53,18 @@ def test_one_adapter_is_shown_with_the_hash_of_each_file(
         assert any(path in line and sha256 in line for line in shown.splitlines())
 
 
+def test_who_can_serve_an_adapter_is_shown_with_the_command(
+    finlora: Finlora, publish: Publish
+) -> None:
+    publish(quant_bits=4)
+    lines = finlora("adapters", "show", "sentiment").stdout.splitlines()
+    [verdict] = [line for line in lines if line.startswith("SGLang") and ":" not in line[:25]]
+    assert " ok " in verdict
+    assert "4 bits" in verdict
+    [command] = [line for line in lines if "vllm serve" in line and "bitsandbytes" not in line]
+    assert command.endswith("--lora-modules sentiment=./sentiment-v1")
+
+
 def test_a_pull_by_name_brings_the_newest_version(
     finlora: Finlora, publish: Publish, cwd: Path
 ) -> None:
