@@ -32,9 +32,11 @@ TOKENS = {
 }
 """FinLoRA's, see tasks.toml."""
 
+FINLORA = [task for task in load_tasks().values() if task.published]
+
 
 def test_all_of_finloras_tasks_are_there() -> None:
-    assert sorted(load_tasks()) == sorted(name for names in TOKENS for name in names.split())
+    assert {name for names in TOKENS for name in names.split()} <= {*load_tasks()}
 
 
 @pytest.mark.parametrize("task", load_tasks().values(), ids=lambda task: task.name)
@@ -43,11 +45,14 @@ def test_a_record_is_sound(task: Task) -> None:
     assert {label for _, label in task.aliases} <= {*task.labels}
     assert (task.metric is Metric.ACCURACY) <= bool(task.labels)
     assert "{" in task.prompt
-    allowed = next(tokens for names, tokens in TOKENS.items() if task.name in names.split())
-    assert task.max_new_tokens in allowed
 
 
-@pytest.mark.parametrize("task", load_tasks().values(), ids=lambda task: task.name)
+@pytest.mark.parametrize(("names", "tokens"), TOKENS.items())
+def test_an_answer_has_finloras_length(names: str, tokens: set[int]) -> None:
+    assert {get_task(name).max_new_tokens for name in names.split()} <= tokens
+
+
+@pytest.mark.parametrize("task", FINLORA, ids=lambda task: task.name)
 def test_published_figures_are_shares_of_what_the_task_measures(task: Task) -> None:
     metrics = {"bert_score"} if task.metric is Metric.ROUGE_L else {"accuracy", "f1_weighted"}
     assert {each.metric for each in task.published} == metrics
@@ -110,11 +115,11 @@ def test_what_does_not_go_together_is_refused_by_its_key(
     assert [problem.key for problem in refused.value.problems] == [key]
 
 
-def test_the_documentation_lists_every_task_as_it_is() -> None:
+def test_the_documentation_lists_finloras_tasks_as_they_are() -> None:
     rows = [
         f"| `{task.name}` | {task.title} | `{task.metric}` | {', '.join(task.labels)} "
         f"| {task.max_new_tokens} |".replace("|  |", "| |")
-        for task in load_tasks().values()
+        for task in FINLORA
     ]
     listed = [line for line in DOCUMENT.read_text("utf-8").splitlines() if line[:3] == "| `"]
     assert listed[: len(rows)] == rows
