@@ -140,6 +140,8 @@ class _Body:
 
 def _require_json(content_type: str) -> None:
     """A browser sends no JSON to another site without asking first, as other types it does."""
+    if content_type == "application/json":
+        return  # what most send
     headers = Headers()
     headers["Content-Type"] = content_type
     is_json = headers.get_content_subtype().split("+")[-1] == "json"

@@ -172,16 +172,18 @@ def create_run(
 ) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
     data = posting.check_data(request, caller.owner, settings, datasets)
+    run: Run | None = None
     with db.transaction() as session:
         at = now(session)
 
         def create() -> str:
-            id = posting.create_run(session, request, caller, data, now=at).id
-            audit.note(session, caller, Action.RUN_CREATED, id, now=at, name=request.run_name)
-            return id
+            nonlocal run
+            run = posting.create_run(session, request, caller, data, now=at)
+            audit.note(session, caller, Action.RUN_CREATED, run.id, now=at, name=run.name)
+            return run.id
 
         made = once.make(session, caller.owner, create, now=at)
-        run = queries.get_run(session, caller.owner, made.id)
+        run = run or queries.get_run(session, caller.owner, made.id)
     with db.reading() as session:  # its place in the line is nothing to hold up others for
         read = _read(session, run)
     return _made(response, db, queue, made, read)

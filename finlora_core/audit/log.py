@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from finlora_core.audit.action import Action
@@ -22,6 +22,9 @@ class Actor:
     """None on the command line of the service's own machine."""
     request_id: str | None = None
 
+
+_INSERT = insert(AuditEntry.metadata.tables[AuditEntry.__tablename__])
+"""It takes a quarter of what an object of the session would, which nobody reads again."""
 
 HERE = Actor("operator")
 """Whoever may reach this machine's database."""
@@ -48,15 +51,15 @@ def note(
     **details: Any,
 ) -> None:
     """In the transaction of what is told of: both are there, or none. No secret in `details`."""
-    entry = AuditEntry(
-        at=now,
+    said = {
+        "at": now,
         **vars(actor),
-        action=action.value,
-        object_id=object_id,
-        details=details,
-    )
-    entry.signature = sign(key_of(pepper), entry)
-    session.add(entry)
+        "action": action.value,
+        "object_id": object_id,
+        "details": details,
+    }
+    signature = sign(key_of(pepper), AuditEntry(**said))
+    session.connection().execute(_INSERT, {**said, "signature": signature})
 
 
 def list_entries(

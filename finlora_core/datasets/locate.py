@@ -37,18 +37,18 @@ def locate_dataset(written: str, roots: Sequence[Path]) -> Path:
     if "://" not in written:
         for root in roots:
             for candidate in (root / written, root / FINLORA_SCRIPT_DIR / written):
-                if _is_file_inside(candidate, root):
-                    return candidate.resolve()
+                if (file := _file_inside(candidate, root)) is not None:
+                    return file
     raise DatasetNotFound(_explain(written, roots))
 
 
-def _is_file_inside(path: Path, root: Path) -> bool:
+def _file_inside(path: Path, root: Path) -> Path | None:
     """After symlinks. An absolute path stays itself: joining it to a root drops the root."""
     try:
         real = path.resolve()
-        return real.is_relative_to(root.resolve()) and real.is_file()
+        return real if real.is_relative_to(root.resolve()) and real.is_file() else None
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
-        return False
+        return None
 
 
 def _explain(written: str, roots: Sequence[Path]) -> str:

@@ -47,8 +47,11 @@ def list_runs(
 
 def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
     """By id, of those that wait: see `turns.places`."""
-    waiting = [run.id for run in runs if run.status is RunStatus.QUEUED]
-    return places(session, waiting) if waiting else {}
+    waiting = [run for run in runs if run.status is RunStatus.QUEUED]
+    found: dict[str, int] = {}
+    for owner in {run.owner for run in waiting}:
+        found |= places(session, owner, [run.id for run in waiting if run.owner == owner])
+    return found
 
 
 def lacking_gpus(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:

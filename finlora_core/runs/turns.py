@@ -13,15 +13,17 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     ColumnElement,
-    FromClause,
     Row,
     ScalarSelect,
     Select,
     Subquery,
+    and_,
     bindparam,
+    case,
     func,
     literal,
     literal_column,
+    or_,
     select,
     tuple_,
 )
@@ -58,14 +60,15 @@ def waiting_owners() -> Subquery:
     )
 
 
-def places(session: Session, run_ids: Sequence[str]) -> Mapping[str, int]:
-    """How many runs are ahead of each of these queued ones: 0 for the one claimed next.
+def places(session: Session, owner: str, run_ids: Sequence[str]) -> Mapping[str, int]:
+    """How many runs are ahead of each of these queued ones of the owner's: 0 for the one that is
+    claimed next.
 
     Each owner's first run is ahead of any owner's second. Not counted beyond `COUNTED`.
     """
-    owners = session.execute(_owners_and_lengths()).all()
-    own_places = session.execute(_own_places(), {"run_ids": run_ids})
-    return {id: _place(owners, owner, ahead) for id, owner, ahead in own_places}
+    owners = session.execute(_owners_and_lengths(), {"asked": owner}).all()
+    own_places = session.execute(_own_places(), {"asked": owner, "run_ids": run_ids})
+    return {id: _place(owners, owner, ahead) for id, ahead in own_places}
 
 
 def _place(owners: Sequence[Row[Any]], owner: str, own_place: int) -> int:
@@ -123,39 +126,54 @@ def _served(owner: ColumnElement[str]) -> ColumnElement[datetime | None]:
 
 @cache  # to build these statements takes thirty times as long as to execute them
 def _owners_and_lengths() -> Select[Any]:
+    """Not the length of the line that is asked about."""
     line = waiting_owners()
-    return select(line, _length(line)).order_by(*_equals(line))
+    length = case((line.c.owner == bindparam("asked"), 0), else_=_length(line))
+    return select(line, length.label("length")).order_by(*_equals(line))
 
 
 @cache
-def _own_places() -> Select[str, str, int]:
-    mine = aliased(Run)
+def _own_places() -> Select[str, int]:
+    """Only what stands before the last one counted is counted one by one."""
+    mine, last = aliased(Run), _last_counted()
+    is_beyond = or_(
+        mine.priority < last.c.priority,
+        and_(
+            mine.priority == last.c.priority,
+            tuple_(mine.queued_at, mine.id) > tuple_(last.c.queued_at, last.c.id),
+        ),
+    )
+    place = case((last.c.id.is_not(None), COUNTED), else_=_own_place(mine))
     wanted = mine.id.in_(bindparam("run_ids", expanding=True))
-    return select(mine.id, mine.owner, _own_place(mine)).where(wanted)
+    return select(mine.id, place).outerjoin(last, is_beyond).where(wanted)
 
 
-def _length(line: Subquery) -> ColumnElement[int]:
+def _last_counted() -> Subquery:
+    run = aliased(Run)
+    line = select(run.priority, run.queued_at, run.id)
+    waiting = line.where(run.owner == bindparam("asked"), is_waiting(run))
+    ordered = waiting.order_by(run.priority.desc(), run.queued_at, run.id)
+    return ordered.limit(1).offset(COUNTED - 1).subquery()
+
+
+def _length(line: Subquery) -> ScalarSelect[int]:
+    """As far as `COUNTED`."""
     run = aliased(Run)
     rows = select(literal(1)).where(run.owner == line.c.owner, is_waiting(run))
-    return _count(rows, line).label("length")
+    counted = rows.limit(COUNTED).correlate(line).subquery()
+    return select(func.count()).select_from(counted).correlate(line).scalar_subquery()
 
 
 def _own_place(mine: type[Run]) -> ColumnElement[int]:
     """How many of its owner's runs are ahead of it."""
     higher, equal = aliased(Run), aliased(Run)
-    more = select(literal(1)).where(
+    more = select(func.count()).where(
         higher.owner == mine.owner, is_waiting(higher), higher.priority > mine.priority
     )
-    earlier = select(literal(1)).where(
+    earlier = select(func.count()).where(
         equal.owner == mine.owner,
         is_waiting(equal),
         equal.priority == mine.priority,
         tuple_(equal.queued_at, equal.id) < tuple_(mine.queued_at, mine.id),
     )
-    return _count(more, mine) + _count(earlier, mine)
-
-
-def _count(rows: Select[int], outer: FromClause | type[Run]) -> ColumnElement[int]:
-    """Of those that `outer`'s row decides, as far as `COUNTED`."""
-    counted = rows.limit(COUNTED).correlate(outer).subquery()
-    return select(func.count()).select_from(counted).correlate(outer).scalar_subquery()
+    return more.scalar_subquery() + earlier.scalar_subquery()

@@ -17,6 +17,9 @@ class Adapter(Listed, Base):
     __table_args__ = (
         UniqueConstraint("owner", "variant", "name", "version"),
         Index("ix_adapters_page", "owner", "created_at", "id"),
+        Index("ix_adapters_name_page", "owner", "name", "created_at", "id"),
+        Index("ix_adapters_variant_page", "owner", "variant", "created_at", "id"),
+        Index("ix_adapters_base_model_page", "owner", "base_model", "created_at", "id"),
         Index("ix_adapters_verified", "verified_at"),
     )
 

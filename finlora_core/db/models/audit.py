@@ -23,6 +23,8 @@ class AuditEntry(Base):
         ),
         Index("ix_audit_log_owner", "owner", "id"),
         Index("ix_audit_log_object_id", "object_id", "id"),
+        Index("ix_audit_log_key_id", "key_id", "id"),
+        Index("ix_audit_log_action", "action", "id"),
     )
 
     id: Mapped[int] = mapped_column(AUTO_ID, primary_key=True, autoincrement=True)

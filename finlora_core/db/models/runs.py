@@ -29,15 +29,6 @@ class Run(Listed, Base):
             "pause_requested_at IS NULL OR status = 'running'", name="pause_requested_at"
         ),
         Index(
-            "ix_runs_claim",
-            "owner",
-            "priority",
-            "queued_at",
-            "id",
-            sqlite_where=text("status = 'queued'"),
-            postgresql_where=text("status = 'queued'"),
-        ),
-        Index(
             "ix_runs_waiting",
             "owner",
             "queued_at",
@@ -53,6 +44,8 @@ class Run(Listed, Base):
         Index("ix_runs_turn", "owner", "started_at"),
         Index("ix_runs_page", "owner", "created_at", "id"),
         Index("ix_runs_status_page", "owner", "status", "created_at", "id"),
+        Index("ix_runs_name_page", "owner", "name", "created_at", "id"),
+        Index("ix_runs_variant_page", "owner", "variant", "created_at", "id"),
     )
 
     owner: Mapped[str]
@@ -115,6 +108,17 @@ class Run(Listed, Base):
         if self.cancel_requested_at is not None:
             return Wish.CANCEL
         return Wish.PAUSE if self.pause_requested_at is not None else None
+
+
+Index(
+    "ix_runs_claim",
+    Run.owner,
+    Run.priority.desc(),  # as they are claimed: no line is sorted to find who comes first
+    Run.queued_at,
+    Run.id,
+    sqlite_where=text("status = 'queued'"),
+    postgresql_where=text("status = 'queued'"),
+)
 
 
 class RunAttempt(Base):
