@@ -15,8 +15,8 @@ _LETTER = re.compile(
 _NUMBER = re.compile(
     r"""
     (?P<open>(?<!\w)\(\s*)?           # (5) is -5, unless it is f(5)
-    (?P<minus>(?<!\w)-\s?)?           # not the dash of 2019-2020
-    (?:US)?[$€£¥₹]?\s?
+    (?P<minus>(?<!\w)-)?              # not the dash of 2019-2020, nor of a list
+    (?:(?:US)?[$€£¥₹]\s?)?
     (?P<minus_after>-)?               # $-5
     (?<![\w.])                        # not the 3 of Q3
     (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
@@ -85,7 +85,8 @@ def first_number(text: str) -> tuple[Decimal, bool] | None:
     number = Decimal(match["digits"].replace(",", "") + (match["exponent"] or ""))
     in_parentheses = match["open"] and match["close"]
     is_negative = match["minus"] or match["minus_after"] or in_parentheses
-    return -number if is_negative else number, bool(match["percent"])
+    # copied: the minus operator would round to 28 digits
+    return number.copy_negate() if is_negative else number, bool(match["percent"])
 
 
 def words_of(text: str) -> list[str]:

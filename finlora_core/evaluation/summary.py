@@ -18,6 +18,9 @@ UNREAD = ""
 SHOWN = 5
 """Targets in a message."""
 
+MOST_SHOWN, LONGEST_SHOWN = 20, 80
+"""Of targets outside the labels: how many a result lists, and characters of each."""
+
 
 def fit(task: Task, targets: Iterable[tuple[int, object]], *, shown_as: str) -> Task:
     """The task for this set of targets, each with its line: `accuracy` without labels gets the
@@ -92,7 +95,9 @@ def _classes(task: Task, judged: Sequence[Judged], targets: Sequence[str]) -> di
     support = Counter(answers)
     right = Counter(answer for answer, row in zip(answers, judged, strict=True) if row.score)
     unseen = Counter(
-        target.strip() for target, answer in zip(targets, answers, strict=True) if answer is None
+        target.strip()[:LONGEST_SHOWN]
+        for target, answer in zip(targets, answers, strict=True)
+        if answer is None
     )
     return {
         "labels": [
@@ -100,7 +105,8 @@ def _classes(task: Task, judged: Sequence[Judged], targets: Sequence[str]) -> di
             for label in task.labels
         ],
         "labels_never_seen": [label for label in task.labels if not support[label]],
-        "unseen_labels": dict(unseen),
+        "unseen_labels": dict(unseen.most_common(MOST_SHOWN)),
+        "unseen_rows": unseen.total(),
         "only_one_class": len({*support, *unseen} - {None}) == 1,
     }
 

@@ -92,6 +92,8 @@ def test_a_choice_is_read_from_its_letter(output: str, letter: str | None) -> No
         ("f(5)", "5"),
         ("(5 years)", "5"),
         ("2019-2020", "2019"),
+        ("- 15\n- 16", "15"),
+        (f"-1{'0' * 39}1", f"-1{'0' * 39}1"),
         ("Q3 revenue of 7", "7"),
         (".5", "0.5"),
         ("1.5e6 dollars", "1.5e6"),

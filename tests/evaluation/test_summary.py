@@ -96,9 +96,15 @@ def test_numbers_that_are_near_enough_are_one_class() -> None:
 
 def test_a_set_with_strange_targets_says_so() -> None:
     summary = summary_of(SENTIMENT, ("positive", "up"), ("", "up"), ("positive", "positive"))
-    assert summary["unseen_labels"] == {"up": 2}
+    assert (summary["unseen_labels"], summary["unseen_rows"]) == ({"up": 2}, 2)
     assert summary["value"] == pytest.approx(1 / 3)
     assert summary["empty_outputs"] == 1
+
+
+def test_no_more_than_twenty_strange_targets_are_listed() -> None:
+    summary = summary_of(SENTIMENT, *(("positive", f"{n:02}" * 100) for n in range(30)))
+    assert (len(summary["unseen_labels"]), summary["unseen_rows"]) == (20, 30)
+    assert {len(text) for text in summary["unseen_labels"]} == {80}
 
 
 def test_one_class_only_is_said() -> None:
