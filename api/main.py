@@ -15,7 +15,17 @@ from api.errors import install_error_handlers
 from api.hub import Hub
 from api.limits import RequestLimit, ShowLimits
 from api.queue import WorkerQueue
-from api.routers import adapters, audit, datasets, health, journal, keys, runs, webhooks
+from api.routers import (
+    adapters,
+    audit,
+    datasets,
+    evaluations,
+    health,
+    journal,
+    keys,
+    runs,
+    webhooks,
+)
 from api.stopping import calling_on_stop
 from api.swagger import add_swagger_ui
 from finlora_core.access.pepper import load_pepper
@@ -37,6 +47,7 @@ DELIVER_EVERY = 1.0
 ROUTERS = (
     runs.router,
     journal.router,
+    evaluations.router,
     datasets.router,
     adapters.router,
     keys.router,

@@ -115,6 +115,28 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what Axolotl would have made of the tiny base, but for the training."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_adapter") / "adapter"
+    base = AutoModelForCausalLM.from_pretrained(tiny_base / BASE_MODEL)
+    model = get_peft_model(
+        base, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "up_proj"])
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.data.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_base / BASE_MODEL).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset root with the first rows of the demo's dataset."""
     root = tmp_path_factory.mktemp("data")

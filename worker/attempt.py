@@ -1,32 +1,37 @@
-"""One attempt, readable as a list: claim, prepare, train, publish, finish."""
+"""One attempt at a run of any kind: claim, do what it asks for, finish."""
 
 import errno
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
-from finlora_core.adapters.manifest import File
+from sqlalchemy.orm import Session
+
+from finlora_core.db.models import Run
 from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost
+from finlora_core.evaluation.config import EvaluationConfig
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.config import RunConfig
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.lifecycle import ONE_GPU, Gpus, Lease
 from finlora_core.runs.outcome import AttemptEnd, End
-from finlora_core.runs.status import Phase, RunStatus
+from finlora_core.runs.status import RunStatus
 from finlora_core.settings import KILL_MARGIN
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import RunFiles
 from worker import survivors
 from worker.bench import Bench
-from worker.facts import Attempt
-from worker.finish import discard_unlisted, finish
+from worker.evaluate import perform_evaluation
+from worker.facts import Attempt, Evaluation, Training
+from worker.finish import NOTHING, Product, discard_unlisted, finish
 from worker.heartbeat import Heartbeat
 from worker.host import is_same_boot
-from worker.prepare import failed, prepare
-from worker.publish import publish
-from worker.supervise import AttemptEnded, Keeper, Watch
-from worker.train import train
+from worker.prepare import failed
+from worker.supervise import AttemptEnded, Watch
+from worker.training import perform_training
 
 logger = logging.getLogger(__name__)
 
@@ -77,24 +82,30 @@ def run_attempt(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> None:
 
 def _attempt(bench: Bench, attempt: Attempt) -> RunStatus:
     """Raises `LeaseLost`."""
-    files: Sequence[File] = ()
+    product = NOTHING
     with Heartbeat(bench.database, attempt.lease, attempt.files, bench.settings) as heartbeat:
         watch = Watch(heartbeat, bench.settings, bench.draining.is_set, attempt.seconds_left)
         try:
             # of an earlier attempt: its lease is over, and nobody else may be left to end it
             _end_survivors(attempt)
-            _keep_what_they_saved(attempt, heartbeat)
-            given = prepare(bench, attempt, watch)
-            bench.enter_phase(attempt.lease, Phase.TRAINING)
-            train(bench, attempt, given, watch)
-            bench.enter_phase(attempt.lease, Phase.PUBLISHING)
-            files = publish(bench, attempt)
+            product = _perform(bench, attempt, watch)
             end = AttemptEnd(end=End.COMPLETED)
         except AttemptEnded as early:
             end = early.end
         except Exception as error:
             end = _unexpected(error)
-    return finish(bench, attempt, end, files)
+    return finish(bench, attempt, end, product)
+
+
+def _perform(bench: Bench, attempt: Attempt, watch: Watch) -> Product:
+    """Raises `AttemptEnded`, `LeaseLost`."""
+    match attempt:
+        case Training():
+            return perform_training(bench, attempt, watch)
+        case Evaluation():
+            return perform_evaluation(bench, attempt, watch)
+        case _:
+            raise TypeError(type(attempt))
 
 
 def _end_survivors(attempt: Attempt) -> None:
@@ -103,40 +114,42 @@ def _end_survivors(attempt: Attempt) -> None:
         raise LeaseLost("an earlier attempt is still running here and cannot be ended")
 
 
-def _keep_what_they_saved(attempt: Attempt, heartbeat: Heartbeat) -> None:
-    """Checkpoints that earlier attempts finished after their worker had died.
-
-    Since the boot only: what was written before a power cut need not have reached the disk.
-    """
-    for number in attempt.earlier_here:
-        Keeper(attempt.run_files, number, attempt.lineage, heartbeat).look()
-
-
 def _load(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> Attempt:
     with bench.database.reading() as session:
         run = queries.get_any_run(session, lease.run_id)
         attempts = queries.list_attempts(session, run.id)
         limit, spent = run.time_limit_seconds, queries.seconds_trained(session, run.id)
-        return Attempt(
-            lease=lease,
-            owner=run.owner,
-            name=run.name,
-            config=RunConfig.model_validate(run.config),
-            dataset_sha256=run.dataset_sha256,
-            dataset_rows=run.dataset_rows,
-            validation_sha256=run.validation_sha256,
-            gpus=free[: run.gpus],
-            seconds_left=math.inf if limit is None else limit - spent,
-            run_files=RunFiles.of(bench.settings.runs, run.id),
-            ancestors=[
-                RunFiles.of(bench.settings.runs, id) for id in queries.ancestors(session, run)
-            ],
-            earlier_here=[
+        facts: dict[str, Any] = {
+            "lease": lease,
+            "owner": run.owner,
+            "name": run.name,
+            "base_model": run.base_model,
+            "dataset_sha256": run.dataset_sha256,
+            "gpus": free[: run.gpus],
+            "seconds_left": math.inf if limit is None else limit - spent,
+            "run_files": RunFiles.of(bench.settings.runs, run.id),
+            "earlier_here": [
                 attempt.number
                 for attempt in attempts
                 if attempt.number < lease.attempt and is_same_boot(attempt.worker, bench.owner)
             ],
-        )
+        }
+        match run.kind:
+            case RunKind.TRAINING:
+                return _training(bench, session, run, facts)
+            case RunKind.EVALUATION:
+                return Evaluation(**facts, config=EvaluationConfig.model_validate(run.config))
+
+
+def _training(bench: Bench, session: Session, run: Run, facts: Mapping[str, Any]) -> Training:
+    ancestors = queries.ancestors(session, run)
+    return Training(
+        **facts,
+        config=RunConfig.model_validate(run.config),
+        dataset_rows=run.dataset_rows,
+        validation_sha256=run.validation_sha256,
+        ancestors=[RunFiles.of(bench.settings.runs, id) for id in ancestors],
+    )
 
 
 def _unexpected(error: Exception) -> AttemptEnd:

@@ -36,7 +36,9 @@ from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
 from worker.cpu_mends import keep_4bit_differentiable, keep_int8_scales
+from worker.loading import count_quantized
 from worker.probe import probe, rows_of
+from worker.tail import write_json
 
 PROGRESS_EVERY = 0.5  # seconds
 
@@ -307,15 +309,6 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def count_quantized(model: torch.nn.Module) -> dict[str, int]:
-    """How many linear layers hold 4-bit and 8-bit weights."""
-    import bitsandbytes
-
-    kinds = {"4bit": bitsandbytes.nn.Linear4bit, "8bit": bitsandbytes.nn.Linear8bitLt}
-    layers = list(model.modules())
-    return {bits: sum(isinstance(layer, kind) for layer in layers) for bits, kind in kinds.items()}
-
-
 def form_of(cfg: Any) -> PromptFormat:
     """Which form the YAML gives the rows: FinLoRA's is spelt out, the others have names."""
     named = {"alpaca": PromptFormat.ALPACA, "chat_template": PromptFormat.CHAT}
@@ -357,10 +350,3 @@ def survives(tokenizer: Any, text: str) -> bool:
 def on_cpu() -> bool:
     """The mends for a CPU below are for a CPU only."""
     return not torch.cuda.is_available()
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaced as a whole: a reader sees the old content or the new."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fresh.write_text(json.dumps(content))
-    fresh.replace(path)

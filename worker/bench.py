@@ -1,6 +1,7 @@
 """What a worker works with, built once at its start and passed inward."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -42,6 +43,7 @@ class Bench:
     """One a machine: containers on it have the same."""
     train_command: Callable[[AttemptFiles, int], Sequence[str]] = axolotl_command
     """For an attempt's files and a number of processes."""
+    evaluate_command: Sequence[str] = (sys.executable, "-m", "worker.evaluator")
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to shut down: stop training, give the run back."""
 

@@ -1,14 +1,17 @@
-"""The end of an attempt: its status, the adapter's row and link, or nothing at all."""
+"""The end of an attempt: its status and what it has made, or nothing at all."""
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import File
 from finlora_core.adapters.stable import link_newest
+from finlora_core.db.models import Run
 from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost, NotFound
 from finlora_core.runs import lifecycle, queries
@@ -17,18 +20,44 @@ from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, RetryPolicy
 from finlora_core.runs.status import RunStatus
 from worker.bench import Bench
-from worker.facts import Attempt
+from worker.facts import Attempt, Training
 from worker.heartbeat import boottime
 
 logger = logging.getLogger(__name__)
 
 
-def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]) -> RunStatus:
-    """One transaction: the run's status, the adapter's row, the events of both. Then the link."""
+@dataclass(frozen=True)
+class Product:
+    """What a run that succeeds leaves behind."""
+
+    store: Callable[[Session, Run], None] = lambda session, run: None
+    """In the transaction that ends the run."""
+    show: Callable[[], None] = lambda: None
+    """After it. The run has succeeded by then: what fails is only said."""
+
+
+NOTHING = Product()
+
+
+def adapter_of(bench: Bench, attempt: Training, files: Sequence[File]) -> Product:
+    """The published files' row, its event, and then the stable link."""
+    id = registry.adapter_id(attempt.lease.run_id, attempt.lease.attempt)
+
+    def store(session: Session, run: Run) -> None:
+        tell_published(session, run, registry.add_adapter(session, run, id, files))
+
+    def show() -> None:
+        _link_newest(bench, attempt.owner, attempt.config.variant, attempt.name)
+
+    return Product(store, show)
+
+
+def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, product: Product) -> RunStatus:
+    """One transaction: the run's status, what it has made, the events of both."""
     deadline = boottime() + bench.settings.fence_seconds
     while True:
         try:
-            status = _try_finish(bench, attempt, end, files)
+            status = _try_finish(bench, attempt, end, product)
             break
         except (OperationalError, IntegrityError):
             # the database is away, or another run has just taken the version's number
@@ -36,7 +65,7 @@ def finish(bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File
                 raise LeaseLost("the database did not come back in time") from None
             time.sleep(1)
     if status is RunStatus.SUCCEEDED:
-        _link_newest(bench, attempt.owner, attempt.config.variant, attempt.name)
+        product.show()
     return status
 
 
@@ -48,17 +77,12 @@ def _link_newest(bench: Bench, owner: str, variant: str, name: str) -> None:
         logger.warning("lora_adaptors/%s/%s was not linked: %s", variant, name, error)
 
 
-def _try_finish(
-    bench: Bench, attempt: Attempt, end: AttemptEnd, files: Sequence[File]
-) -> RunStatus:
+def _try_finish(bench: Bench, attempt: Attempt, end: AttemptEnd, product: Product) -> RunStatus:
     with bench.database.transaction() as session:
         policy = RetryPolicy.of(bench.settings)
         status = lifecycle.finish(session, attempt.lease, end, now=now(session), policy=policy)
         if status is RunStatus.SUCCEEDED:
-            run = queries.get_any_run(session, attempt.lease.run_id)
-            id = registry.adapter_id(run.id, attempt.lease.attempt)
-            adapter = registry.add_adapter(session, run, id, files)
-            tell_published(session, run, adapter)
+            product.store(session, queries.get_any_run(session, attempt.lease.run_id))
     return status
 
 

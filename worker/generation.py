@@ -1,28 +1,20 @@
 """A base model with its adapter in memory, and what it answers. All that needs torch."""
 
 import gc
-import logging
 from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from finlora_core.datasets.rows import PROMPT
 from finlora_core.playground import MAX_TOKENS, Ended, Model, Question
 from finlora_core.runs.config import PromptFormat
 from finlora_core.training.axolotl import Hardware
-from worker.cpu_mends import keep_int8_scales
+from worker.loading import Prompts, alpaca, load_base, load_tokenizer
 
 DEFAULT_TOKENS = 256
 """Of an answer where nobody says."""
@@ -45,28 +37,12 @@ class Loaded:
     def __init__(self, wanted: Model, hardware: Hardware) -> None:
         self.wanted = wanted
         self._device = torch.device(hardware.value)
-        words = wanted.adapter
-        if words is None or not (words / "tokenizer_config.json").is_file():
-            words = wanted.base
-        self.tokenizer = AutoTokenizer.from_pretrained(words, local_files_only=True)
-        self._model = self._load(wanted).eval()
+        self.tokenizer = load_tokenizer(wanted.base, wanted.adapter)
+        self._prompts = Prompts(self.tokenizer)
+        base = load_base(wanted.base, wanted.quant_bits, hardware)
+        adapter = wanted.adapter
+        self._model = PeftModel.from_pretrained(base, adapter).eval() if adapter else base
         self._context: int = self._model.config.get_text_config().max_position_embeddings
-
-    def _load(self, wanted: Model) -> Any:
-        """The base in as many bits as it was trained in."""
-        dtype = _dtype(self._device)
-        if self._device.type == "cpu":
-            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-            keep_int8_scales()
-        base = AutoModelForCausalLM.from_pretrained(
-            wanted.base,
-            dtype=dtype,
-            device_map={"": self._device},
-            quantization_config=_quantization(wanted.quant_bits, dtype),
-            local_files_only=True,
-            use_safetensors=True,
-        )
-        return base if wanted.adapter is None else PeftModel.from_pretrained(base, wanted.adapter)
 
     def encode(self, question: Question) -> list[int]:
         """The prompt as it was trained on. Raises `Unanswerable`."""
@@ -84,10 +60,13 @@ class Loaded:
         return ids
 
     def _text(self, question: Question) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(_formed(question))
-        if ids and ids[-1] == self.tokenizer.eos_token_id:
-            ids.pop()  # some tokenizers add it; Axolotl takes it away again
-        return ids
+        text = str(question.prompt)
+        match question.form:
+            case PromptFormat.INSTRUCTION:
+                text = PROMPT.format(instruction=text)
+            case PromptFormat.ALPACA:
+                text = alpaca(text)
+        return self._prompts.of_text(text)
 
     def _chat(self, question: Question) -> list[int]:
         if not self.tokenizer.chat_template:
@@ -96,17 +75,11 @@ class Loaded:
             )
         messages = question.model_dump()["prompt"]
         try:
-            return self._templated(messages, add_generation_prompt=True)
+            return self._prompts.of_chat(messages)
         except Exception as error:  # templates refuse what they like, in their own words
             raise Unanswerable(
                 "messages", f"the model's chat template refuses them: {error}"
             ) from None
-
-    def _templated(self, messages: Sequence[dict[str, str]], **how: Any) -> list[int]:
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=False, **how
-        )
-        return ids
 
     def answer(
         self, question: Question, ids: list[int], tell: Callable[[str], None], gone: Event
@@ -144,22 +117,12 @@ class Loaded:
             do_sample=samples,
             **(drawn if samples else {}),
             eos_token_id=self.ends_of(question),
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+            pad_token_id=self._prompts.padding,
         )
 
     def ends_of(self, question: Question) -> list[int]:
-        """The tokens that end an answer: the tokenizer's, the base model's, a chat's turn's."""
-        said = self._model.generation_config.eos_token_id
-        ends = set(said if isinstance(said, list) else [said]) | {self.tokenizer.eos_token_id}
-        if question.is_chat:
-            ends.add(self._end_of_turn())
-        return sorted(ends - {None})
-
-    def _end_of_turn(self) -> int | None:
-        """The special token that the chat template puts behind an answer."""
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        specials = set(self.tokenizer.all_special_ids)
-        return next((id for id in reversed(self._templated(turns)) if id in specials), None)
+        """The tokens that end an answer."""
+        return self._prompts.ends(self._model, is_chat=question.is_chat)
 
 
 class Teller(BaseStreamer):  # type: ignore[misc]
@@ -226,38 +189,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _formed(question: Question) -> str:
-    """The text as the rows of such a run were put."""
-    text = str(question.prompt)
-    match question.form:
-        case PromptFormat.INSTRUCTION:
-            return PROMPT.format(instruction=text)
-        case PromptFormat.ALPACA:
-            from axolotl.prompters import AlpacaPrompter
-
-            formed: str = next(iter(AlpacaPrompter().build_prompt(text)))
-            return formed
-        case _:
-            return text
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _quantization(bits: int | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """As Axolotl loads a base to train on it."""
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if bits == 4:
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_quant_type="nf4",
-        )
-    return None

@@ -16,7 +16,7 @@ from finlora_core.training.diagnose import FailureCode, failure
 from worker import base_model
 from worker.bench import Bench
 from worker.environment import fetch_environment
-from worker.facts import Attempt
+from worker.facts import Attempt, Training
 from worker.fetch_codes import FULL, GATED
 from worker.hardware import memory_of
 from worker.launch import launch
@@ -28,10 +28,10 @@ NOT_THERE = FailureCode.BASE_MODEL_NOT_FOUND
 _FETCH_FAILURES = {GATED: FailureCode.GATED_MODEL, FULL: FailureCode.DISK_FULL}
 
 
-def prepare(bench: Bench, attempt: Attempt, watch: Watch) -> TrainingInput:
+def prepare(bench: Bench, attempt: Training, watch: Watch) -> TrainingInput:
     """What Axolotl is to read, all of it at hand. Raises `AttemptEnded` with the reason."""
     attempt.files.create()
-    _require_disk(bench, attempt)
+    require_disk(bench, attempt)
     _require_optimizer(bench, attempt)
     _require_deepspeed(attempt)
     config = attempt.config
@@ -39,7 +39,7 @@ def prepare(bench: Bench, attempt: Attempt, watch: Watch) -> TrainingInput:
     validation = config.validation_dataset_path and _unchanged(
         bench, attempt, config.validation_dataset_path, attempt.validation_sha256
     )
-    folder = _base_model(bench, attempt, watch)
+    folder = require_base_model(bench, attempt, watch)
     return TrainingInput(
         base_model=str(folder),
         model=_facts_of(folder, config),
@@ -54,7 +54,7 @@ def failed(code: FailureCode, *, log: str = "", detail: str = "") -> AttemptEnde
     return AttemptEnded(AttemptEnd(end=End.FAILED, failure=failure(code, log, detail)))
 
 
-def _require_disk(bench: Bench, attempt: Attempt) -> None:
+def require_disk(bench: Bench, attempt: Attempt) -> None:
     free = shutil.disk_usage(attempt.files.root).free // MIB
     wanted = bench.settings.min_free_disk_mib
     if free < wanted:
@@ -63,7 +63,7 @@ def _require_disk(bench: Bench, attempt: Attempt) -> None:
         )
 
 
-def _require_optimizer(bench: Bench, attempt: Attempt) -> None:
+def _require_optimizer(bench: Bench, attempt: Training) -> None:
     """Rather no training than one with another optimizer than was asked for."""
     chosen = attempt.config.optimizer
     if bench.hardware is Hardware.CPU and chosen not in (None, *CPU_OPTIMIZERS):
@@ -72,14 +72,14 @@ def _require_optimizer(bench: Bench, attempt: Attempt) -> None:
         )
 
 
-def _require_deepspeed(attempt: Attempt) -> None:
+def _require_deepspeed(attempt: Training) -> None:
     """Before a model of many GB is fetched."""
     spread = attempt.config.spread
     if spread is not None and spread.is_deepspeed and find_spec("deepspeed") is None:
         raise failed(FailureCode.DEEPSPEED_NOT_INSTALLED, detail=spread)
 
 
-def _unchanged(bench: Bench, attempt: Attempt, written: str, sha256: str | None) -> Path:
+def _unchanged(bench: Bench, attempt: Training, written: str, sha256: str | None) -> Path:
     """The dataset `written` in the config, if it is still what it was when the run was posted."""
     try:
         path = find_dataset(written, attempt.owner, bench.settings)
@@ -101,8 +101,9 @@ def _facts_of(folder: Path, config: RunConfig) -> BaseModelFacts:
     return model
 
 
-def _base_model(bench: Bench, attempt: Attempt, watch: Watch) -> Path:
-    name, settings = attempt.config.base_model, bench.settings
+def require_base_model(bench: Bench, attempt: Attempt, watch: Watch) -> Path:
+    """Its folder, fetched where it is not at hand. Raises `AttemptEnded`."""
+    name, settings = attempt.base_model, bench.settings
     local = base_model.find_local(name, settings)
     if local is not None:
         return local

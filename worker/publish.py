@@ -26,7 +26,7 @@ from finlora_core.errors import InvalidAdapter
 from finlora_core.training.diagnose import FailureCode
 from worker.base_model import find_local
 from worker.bench import Bench
-from worker.facts import Attempt
+from worker.facts import Training
 from worker.machine import describe_hardware, packages
 from worker.prepare import failed
 from worker.tail import read_json
@@ -34,7 +34,7 @@ from worker.tail import read_json
 Facts = Mapping[str, Any]
 
 
-def publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
+def publish(bench: Bench, attempt: Training) -> Sequence[File]:
     """The files of the new version, whole and on disk; no row lists them yet.
 
     Raises `AttemptEnded` when what training left is not a sound adapter.
@@ -55,7 +55,7 @@ def publish(bench: Bench, attempt: Attempt) -> Sequence[File]:
     return files
 
 
-def _checked(staged: Path, bench: Bench, attempt: Attempt) -> Facts:
+def _checked(staged: Path, bench: Bench, attempt: Training) -> Facts:
     """What the checks have seen, of the copy: what is checked is what is published.
 
     Raises `InvalidAdapter`.
@@ -94,7 +94,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _lineage(id: str, bench: Bench, attempt: Attempt) -> Facts:
+def _lineage(id: str, bench: Bench, attempt: Training) -> Facts:
     """Where the adapter comes from. Its version is not among it: the row's commit decides that."""
     config = attempt.config
     rendered = yaml.safe_load(attempt.files.config.read_bytes())

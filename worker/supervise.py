@@ -196,15 +196,15 @@ def _own_code(code: int) -> int:
     return code
 
 
-def supervise(process: GuardedProcess, watch: Watch) -> int:
-    """The exit code of a process that ended by itself, its tree gone.
+def supervise(process: GuardedProcess, watch: Watch, steps: Steps | None = None) -> int:
+    """The exit code of a process that ended by itself, its tree gone. With `steps` it can stall.
 
     Otherwise the tree is ended first. Raises `LeaseLost` when the run is no longer ours,
     `AttemptEnded` when there was another reason to stop.
     """
     while (code := process.wait(WATCH_SECONDS)) is None:
         process.beat()
-        if reason := why_stop(watch.look(), watch.settings):
+        if reason := why_stop(watch.look(steps.look() if steps else 0), watch.settings):
             _stop(process, reason)
     _make_sure(process)
     return _own_code(code)

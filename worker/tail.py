@@ -1,6 +1,11 @@
-"""Read what a growing file has gained, and step forward only when it is safely stored."""
+"""What an attempt's processes tell the worker through files.
+
+A growing file is read on from where its content is safely stored; a small one is replaced as a
+whole.
+"""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +55,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return _object(path.read_text(errors="replace"))
     except OSError:
         return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaced as a whole: a reader sees the old content or the new."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh.write_text(json.dumps(content))
+    fresh.replace(path)
 
 
 def _object(text: str) -> dict[str, Any] | None:

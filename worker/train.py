@@ -15,7 +15,7 @@ from finlora_core.training.diagnose import FailureCode, diagnose, failure
 from finlora_core.training.files import AttemptFiles, RunFiles
 from worker.bench import Bench
 from worker.environment import trainer_environment
-from worker.facts import Attempt
+from worker.facts import Training
 from worker.launch import launch
 from worker.supervise import AttemptEnded, Keeper, Steps, Watch, supervise_training
 from worker.tail import read_json
@@ -29,7 +29,7 @@ class DidNotLoad(Exception):
     """A training that was to go on from a checkpoint ended before its first step."""
 
 
-def train(bench: Bench, attempt: Attempt, given: TrainingInput, watch: Watch) -> None:
+def train(bench: Bench, attempt: Training, given: TrainingInput, watch: Watch) -> None:
     """From the newest checkpoint that loads, or from the beginning."""
     for run, checkpoint in _checkpoints(attempt):
         try:
@@ -45,7 +45,7 @@ def train(bench: Bench, attempt: Attempt, given: TrainingInput, watch: Watch) ->
 
 def train_from(
     bench: Bench,
-    attempt: Attempt,
+    attempt: Training,
     checkpoint: Checkpoint | None,
     given: TrainingInput,
     watch: Watch,
@@ -69,7 +69,7 @@ def train_from(
         process = launch(bench, attempt, command, env)
         code = supervise_training(process, watch, steps, keeper)
     steps.look()
-    failed = _failure(attempt.files, code)
+    failed = failure_of(attempt.files, code)
     if failed is None:
         return
     if failed.is_retried and watch.is_draining():
@@ -80,14 +80,14 @@ def train_from(
     raise AttemptEnded(AttemptEnd(end=End.FAILED, failure=failed))
 
 
-def _checkpoints(attempt: Attempt) -> Iterator[tuple[RunFiles, Checkpoint]]:
+def _checkpoints(attempt: Training) -> Iterator[tuple[RunFiles, Checkpoint]]:
     """The newest first; the run's own before those of the runs that it tries again."""
     for run in (attempt.run_files, *attempt.ancestors):
         while (checkpoint := checkpoints.newest(run, attempt.lineage)) is not None:
             yield run, checkpoint
 
 
-def _write_yaml(bench: Bench, attempt: Attempt, given: TrainingInput, step: int | None) -> None:
+def _write_yaml(bench: Bench, attempt: Training, given: TrainingInput, step: int | None) -> None:
     yaml = to_yaml(render(attempt.config, given, attempt.files, bench.hardware))
     attempt.files.config.write_text(yaml)
     bench.tell(
@@ -97,14 +97,16 @@ def _write_yaml(bench: Bench, attempt: Attempt, given: TrainingInput, step: int 
     )
 
 
-def _failure(files: AttemptFiles, code: int) -> Failure | None:
-    """Why a training that ended by itself is no success; None when it is one."""
+def failure_of(
+    files: AttemptFiles, code: int, otherwise: FailureCode = FailureCode.TRAINING_ERROR
+) -> Failure | None:
+    """Why a process that ended by itself is no success; None when it is one."""
     log = _log_tail(files)
     refused = read_json(files.failure)
     if refused is not None:
         return failure(FailureCode(refused["code"]), log, refused.get("detail", ""))
     if code != 0 or not files.completed.is_file():
-        return diagnose(code, log)
+        return diagnose(code, log, otherwise)
     return None
 
 

@@ -115,7 +115,6 @@ def list_jobs(
             caller.owner,
             status=None,
             name=None,
-            variant=None,
             cursor=cursor_after(last) if last else None,
             limit=limit,
         )

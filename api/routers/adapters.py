@@ -14,6 +14,7 @@ from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
 from api.pages import Cursor, Limit, Name, Variant
 from api.ranges import Content, content_responses, respond
+from api.results import ResultRead
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -23,6 +24,7 @@ from finlora_core.adapters.serving import Listed, Verdict, read_verdicts
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.models import Adapter
 from finlora_core.errors import Invalid, InvalidAdapter
+from finlora_core.evaluation import results
 from finlora_core.playground import bits_of
 
 router = APIRouter(
@@ -57,6 +59,10 @@ class AdapterDetail(AdapterRead):
     serving: list[Verdict] | None = Field(
         description="Which engines can serve it, and how. Null while its files are damaged or "
         "missing."
+    )
+    evaluations: list[ResultRead] = Field(
+        description="What evaluations have found, the newest first; of rows that were judged "
+        "again, the newest result only."
     )
 
 
@@ -98,9 +104,16 @@ def list_adapters(
 def get_adapter(
     adapter_id: AdapterId, caller: Reader, db: DatabaseDep, store: StoreDep
 ) -> AdapterDetail:
-    """One adapter with the size and SHA-256 of each of its files, and who can serve it."""
-    adapter = _find(db, caller, adapter_id)
-    return AdapterDetail(**dict(_read(adapter)), serving=_serving(store, adapter))
+    """One adapter with the size and SHA-256 of each of its files, who can serve it, and
+    what it was found to be worth."""
+    with db.reading() as session:
+        adapter = registry.get_adapter(session, caller.owner, adapter_id)
+        found = results.newest_of(session, adapter.id)
+    return AdapterDetail(
+        **dict(_read(adapter)),
+        serving=_serving(store, adapter),
+        evaluations=[ResultRead.model_validate(row) for row in found],
+    )
 
 
 @router.head("/{adapter_id}/files/{path}", include_in_schema=False)

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from api.accept import STREAM, prefers_stream
 from api.deps import DatabaseDep, HubDep
 from api.errors import responses
-from api.hub import Feed, Message
+from api.hub import Feed, Hub, Message
 from api.pages import Limit
 from api.routers.runs import Reader, RunId
 from api.strict import StrictRoute
-from finlora_core.db.models import Event, MetricPoint
+from finlora_core.db.models import Event, MetricPoint, Run
 from finlora_core.runs import queries
 from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.events import NEWEST_EVENT, read_events
@@ -112,13 +112,25 @@ def streamed(example: str, **headers: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {STREAM: described}, "headers": sent}}
 
 
-@router.get(
-    "/{run_id}/events",
-    operation_id="list_run_events",
-    response_model=Events,
-    responses=responses(404)
+EVENTS_ROUTE: dict[str, Any] = {
+    "response_model": Events,
+    "responses": responses(404)
     | streamed('data: {"id": 12, "type": "started", "level": "info", …}\nid: 12'),
-)
+}
+
+LOG_ROUTE: dict[str, Any] = {
+    "response_class": PlainTextResponse,
+    "responses": responses(404)
+    | streamed('data: {"text": "Loading the model\\n", "next_offset": 18}\nid: 18', **NEXT_OFFSET),
+}
+
+Offset = Annotated[int, Query(ge=0, le=LAST_OFFSET, description="In characters.")]
+LastOffset = Annotated[
+    int | None, Header(ge=0, le=LAST_OFFSET, description="As for events; beats `offset`.")
+]
+
+
+@router.get("/{run_id}/events", operation_id="list_run_events", **EVENTS_ROUTE)
 def list_run_events(
     run_id: RunId,
     caller: Reader,
@@ -131,11 +143,8 @@ def list_run_events(
 ) -> Events | Response:
     """What has happened to the run, the oldest first; as `text/event-stream`, as it happens."""
     with db.reading() as session:
-        queries.get_run(session, caller.owner, run_id)
-        rows = [] if as_stream else read_events(session, run_id, after=after, limit=limit)
-    if as_stream:
-        return hub.respond(EVENTS, run_id, after=_start(last_event_id, after))
-    return Events(data=[_event(row) for row in rows], next_after=rows[-1].id if rows else after)
+        run = queries.get_run(session, caller.owner, run_id)
+        return events_of(session, hub, run, as_stream, start_of(last_event_id, after), limit)
 
 
 @router.get(
@@ -161,40 +170,44 @@ def get_run_metrics(
         queries.get_run(session, caller.owner, run_id)
         rows = [] if as_stream else read_metrics(session, run_id, after=after, limit=limit)
     if as_stream:
-        return hub.respond(METRICS, run_id, after=_start(last_event_id, after))
+        return hub.respond(METRICS, run_id, after=start_of(last_event_id, after))
     return Points(data=[_point(row) for row in rows], next_after=rows[-1].id if rows else after)
 
 
-@router.get(
-    "/{run_id}/logs",
-    operation_id="get_run_logs",
-    response_class=PlainTextResponse,
-    responses=responses(404)
-    | streamed('data: {"text": "Loading the model\\n", "next_offset": 18}\nid: 18', **NEXT_OFFSET),
-)
+@router.get("/{run_id}/logs", operation_id="get_run_logs", **LOG_ROUTE)
 def get_run_logs(
     run_id: RunId,
     caller: Reader,
     db: DatabaseDep,
     hub: HubDep,
     as_stream: AsStreamNotText,
-    offset: Annotated[int, Query(ge=0, le=LAST_OFFSET, description="In characters.")] = 0,
-    last_event_id: Annotated[
-        int | None, Header(ge=0, le=LAST_OFFSET, description="As for events; beats `offset`.")
-    ] = None,
+    offset: Offset = 0,
+    last_event_id: LastOffset = None,
 ) -> Response:
     """The log from `offset` on, as text; the header `Next-Offset` says where to go on. As
     `text/event-stream`, as it is written."""
     with db.reading() as session:
-        queries.get_run(session, caller.owner, run_id)
-        limit = 0 if as_stream else MAX_LOG_CHARACTERS
-        text, end = read_log(session, run_id, offset=offset, limit=limit)
+        run = queries.get_run(session, caller.owner, run_id)
+        return log_of(session, hub, run, as_stream, start_of(last_event_id, offset))
+
+
+def events_of(
+    session: Session, hub: Hub, run: Run, as_stream: bool, after: int, limit: int
+) -> Events | Response:
     if as_stream:
-        return hub.respond(LOG, run_id, after=_start(last_event_id, offset))
+        return hub.respond(EVENTS, run.id, after=after)
+    rows = read_events(session, run.id, after=after, limit=limit)
+    return Events(data=[_event(row) for row in rows], next_after=rows[-1].id if rows else after)
+
+
+def log_of(session: Session, hub: Hub, run: Run, as_stream: bool, offset: int) -> Response:
+    if as_stream:
+        return hub.respond(LOG, run.id, after=offset)
+    text, end = read_log(session, run.id, offset=offset, limit=MAX_LOG_CHARACTERS)
     return PlainTextResponse(text, headers={"Next-Offset": str(end)})
 
 
-def _start(last_event_id: int | None, after: int) -> int:
+def start_of(last_event_id: int | None, after: int) -> int:
     return after if last_event_id is None else last_event_id
 
 

@@ -400,12 +400,12 @@ def _show(
         created_at=run.created_at,
         started_at=run.started_at,
         finished_at=run.finished_at,
-        error=_error(run),
+        error=error_of(run),
         adapter_id=adapter_id,
     )
 
 
-def _error(run: Run) -> RunError | None:
+def error_of(run: Run) -> RunError | None:
     if run.error_code is None:
         return None
     return RunError(code=run.error_code, hint=run.error_hint or "", log_tail=run.error_log or "")

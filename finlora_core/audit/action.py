@@ -11,6 +11,8 @@ class Action(StrEnum):
     RUN_CANCELLED = "run.cancelled"
     RUN_PAUSED = "run.paused"
     RUN_RESUMED = "run.resumed"
+    EVALUATION_CREATED = "evaluation.created"
+    EVALUATION_CANCELLED = "evaluation.cancelled"
     DATASET_CREATED = "dataset.created"
     DATASET_DELETED = "dataset.deleted"
     UPLOAD_CREATED = "upload.created"

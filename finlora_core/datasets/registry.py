@@ -1,6 +1,6 @@
 """The uploaded datasets that exist: add one, list them, find one, forget one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Select, or_, select
@@ -12,7 +12,6 @@ from finlora_core.datasets.locate import no_such_upload
 from finlora_core.db.models import Dataset, Run
 from finlora_core.db.pages import Page, page
 from finlora_core.errors import DatasetInUse, NotFound
-from finlora_core.runs.config import RunConfig
 from finlora_core.runs.status import RunStatus
 
 MAX_NAME = 255
@@ -68,12 +67,12 @@ def list_datasets(
     return page(session, select(Dataset).filter_by(owner=owner), Dataset, cursor, limit)
 
 
-def hold_for_run(session: Session, owner: str, config: RunConfig) -> None:
-    """Nobody deletes what the config names of the owner's uploads, until the run is there.
+def hold_for_run(session: Session, owner: str, named: Iterable[str | None]) -> None:
+    """Nobody deletes what is named of the owner's uploads, until the run is there.
 
     Raises `DatasetNotFound`.
     """
-    for written in (config.dataset_path, config.validation_dataset_path):
+    for written in named:
         if written is not None and DATASET_ID.fullmatch(written):
             held = session.scalars(_one(owner, written).with_for_update(read=True)).first()
             if held is None:
@@ -96,6 +95,7 @@ def runs_on(session: Session, dataset: Dataset) -> Sequence[str]:
     named = or_(
         Run.config["dataset_path"].as_string() == dataset.id,
         Run.config["validation_dataset_path"].as_string() == dataset.id,
+        Run.config["tasks"].as_string().contains(dataset.id),
     )
     alive = select(Run.id).where(Run.status.in_(_ALIVE), Run.owner == dataset.owner, named)
     return session.scalars(alive.order_by(Run.id).limit(5)).all()

@@ -79,7 +79,7 @@ def _modules(value: object) -> list[str] | str:
     )
 
 
-_Text = Annotated[
+Line = Annotated[
     str, StringConstraints(min_length=1, max_length=1024), BeforeValidator(_printable)
 ]
 ModelName = Annotated[
@@ -165,7 +165,7 @@ class RunConfig(BaseModel):
     base_model: ModelName = Field(
         description="`<org>/<model>`: looked for in the models folders, then on the hub."
     )
-    dataset_path: _Text = Field(
+    dataset_path: Line = Field(
         description="JSON lines of `{context, target}`, inside one of the dataset roots. "
         "FinLoRA's `../data/train/x.jsonl` works when a root is a FinLoRA checkout."
     )
@@ -201,7 +201,7 @@ class RunConfig(BaseModel):
         le=MAX_SEQUENCE_LEN,
         description="Tokens; longer rows are left out, and counted.",
     )
-    validation_dataset_path: _Text | None = Field(
+    validation_dataset_path: Line | None = Field(
         None, description="A dataset of its own to validate on, in the same form."
     )
     val_set_size: Share | None = Field(
@@ -260,13 +260,13 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise _contradiction("warmup_ratio", "give warmup_steps or warmup_ratio, not both")
+            raise contradiction("warmup_ratio", "give warmup_steps or warmup_ratio, not both")
         if self.validation_dataset_path is not None and self.val_set_size:
-            raise _contradiction(
+            raise contradiction(
                 "val_set_size", "give validation_dataset_path or val_set_size, not both"
             )
         if self.early_stopping_patience is not None and not self.validates:
-            raise _contradiction(
+            raise contradiction(
                 "early_stopping_patience",
                 "needs something to validate on: val_set_size above 0 or validation_dataset_path",
             )
@@ -275,16 +275,16 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _gpus_agree(self) -> Self:
         if self.parallelism is not None and self.gpus == 1:
-            raise _contradiction("parallelism", "needs more than one GPU: give `gpus`, too")
+            raise contradiction("parallelism", "needs more than one GPU: give `gpus`, too")
         spread = self.spread
         if spread and spread.shards_weights and self.quant_bits == 8:
-            raise _contradiction(
+            raise contradiction(
                 "parallelism",
                 f"{spread} spreads the weights over the GPUs, which those of 8 bits do not take: "
                 "use quant_bits 4 or none, or ddp, zero1 or zero2",
             )
         if spread is Parallelism.FSDP and self.optimizer in OPTIMIZERS_OF_8_BITS:
-            raise _contradiction("optimizer", f"fsdp does not spread {self.optimizer}'s state")
+            raise contradiction("optimizer", f"fsdp does not spread {self.optimizer}'s state")
         return self
 
     @property
@@ -318,15 +318,12 @@ class RunConfig(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class RunRequest(RunConfig):
-    """What POST /runs takes: a run config, a name for it, and how it is to be treated."""
+class Treatment(BaseModel):
+    """How a run of any kind is to be treated, and what it is called."""
 
-    name: RunName | None = Field(
-        None,
-        description="Names the adapter's folder. Default: dataset and base model, "
-        "`sentiment_train_llama_3_1_8b_instruct`.",
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    name: RunName | None = Field(None, description="What the run is called.")
     priority: int = Field(
         0,
         ge=-100,
@@ -338,10 +335,21 @@ class RunRequest(RunConfig):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Stop the run, with a checkpoint, after this much time on workers in all.",
+        description="Stop the run, with a checkpoint where it trains, after this much time on "
+        "workers in all.",
     )
     metadata: Metadata | None = Field(
         None, description="Your own words for the run: up to 16, shown with it and never read."
+    )
+
+
+class RunRequest(RunConfig, Treatment):
+    """What POST /runs takes: a run config, a name for it, and how it is to be treated."""
+
+    name: RunName | None = Field(
+        None,
+        description="Names the adapter's folder. Default: dataset and base model, "
+        "`sentiment_train_llama_3_1_8b_instruct`.",
     )
 
     @property
@@ -376,7 +384,7 @@ def explain(errors: Iterable[Mapping[str, Any]], known: Iterable[str]) -> tuple[
     return tuple(_explain_one(error, names) for error in errors)
 
 
-def _contradiction(key: str, message: str) -> PydanticCustomError:
+def contradiction(key: str, message: str) -> PydanticCustomError:
     """Of two keys, each fine by itself; `key` is the one to name."""
     return PydanticCustomError(CONTRADICTION, "{message}", {"key": key, "message": message})
 

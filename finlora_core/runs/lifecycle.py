@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
@@ -20,9 +20,10 @@ from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.datasets.check import DatasetFacts
 from finlora_core.db.models import Run, RunAttempt
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
-from finlora_core.runs.config import RunConfig
+from finlora_core.runs.config import RunConfig, Treatment
 from finlora_core.runs.event_type import EventType
 from finlora_core.runs.events import tell, tell_end
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.outcome import AttemptEnd, End, RetryPolicy, Wish, next_status
 from finlora_core.runs.status import Phase, RunStatus, require_transition
 from finlora_core.runs.turns import OWN_ORDER, is_waiting, owners_in_turn
@@ -50,6 +51,32 @@ class Order:
     parent_id: str | None = None
     user_metadata: dict[str, str] | None = None
 
+    @classmethod
+    def of(cls, asked: Treatment, name: str, owner: str) -> Self:
+        return cls(
+            name=name,
+            owner=owner,
+            priority=asked.priority,
+            time_limit_seconds=asked.time_limit_seconds,
+            user_metadata=asked.metadata,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run does, as its row tells it."""
+
+    kind: RunKind
+    base_model: str
+    variant: str
+    """The adapter's folder; of what makes no adapter, that of each it is about."""
+    config: dict[str, Any]
+    config_sha256: str
+    dataset_rows: int
+    dataset_sha256: str
+    validation_sha256: str | None = None
+    gpus: int = 1
+
 
 @dataclass(frozen=True)
 class Gpus:
@@ -72,17 +99,25 @@ def create_run(
     validation: DatasetFacts | None = None,
     now: datetime,
 ) -> Run:
-    run = Run(
-        id=f"run_{uuid.uuid4().hex[:20]}",
-        **vars(order),
-        variant=config.variant,
+    work = Work(
+        kind=RunKind.TRAINING,
         base_model=config.base_model,
-        gpus=config.gpus,
+        variant=config.variant,
         config=config.model_dump(mode="json"),
         config_sha256=config.sha256,
         dataset_rows=dataset.rows,
         dataset_sha256=dataset.sha256,
         validation_sha256=validation.sha256 if validation else None,
+        gpus=config.gpus,
+    )
+    return create(session, work, order, now=now)
+
+
+def create(session: Session, work: Work, order: Order, *, now: datetime) -> Run:
+    run = Run(
+        id=f"{work.kind.prefix}_{uuid.uuid4().hex[:20]}",
+        **vars(order),
+        **vars(work),
         status=RunStatus.QUEUED,
         created_at=now,
         queued_at=now,
@@ -393,7 +428,8 @@ def _move(session: Session, run: Run, new: RunStatus, now: datetime) -> None:
     run.status = new
     if new.is_terminal:
         run.finished_at = now
-        outbox.tell(session, run, now=now)
+        if run.kind is RunKind.TRAINING:  # what OpenAI's clients know as a job
+            outbox.tell(session, run, now=now)
 
 
 def _held(session: Session, lease: Lease, now: datetime) -> Run:

@@ -1,5 +1,6 @@
 """What every door for new runs does: check the data, store the run, offer it."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -56,14 +57,8 @@ def create_run(
 ) -> Run:
     """Raises `QuotaExceeded`, and `DatasetNotFound` for an upload that is deleted meanwhile."""
     quotas.require_room_for_run(session, caller, now=now)
-    registry.hold_for_run(session, caller.owner, request)
-    order = Order(
-        name=request.run_name,
-        owner=caller.owner,
-        priority=request.priority,
-        time_limit_seconds=request.time_limit_seconds,
-        user_metadata=request.metadata,
-    )
+    registry.hold_for_run(session, caller.owner, _datasets(request))
+    order = Order.of(request, request.run_name, caller.owner)
     return lifecycle.create_run(session, request.config, order, **data, now=now)
 
 
@@ -72,8 +67,12 @@ def retry_run(
 ) -> Run:
     """A new run of the old one's `config`. Raises as `create_run` and `lifecycle.retry_run`."""
     quotas.require_room_for_run(session, caller, now=now)
-    registry.hold_for_run(session, caller.owner, config)
+    registry.hold_for_run(session, caller.owner, _datasets(config))
     return lifecycle.retry_run(session, run_id, **data, now=now)
+
+
+def _datasets(config: RunConfig) -> Iterable[str | None]:
+    return config.dataset_path, config.validation_dataset_path
 
 
 def offer(database: Database, queue: RunQueue, run_id: str) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from finlora_core.db.models import Adapter, Run, RunAttempt, Worker
 from finlora_core.db.pages import Page, page
 from finlora_core.errors import NotFound
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import RunStatus
 from finlora_core.runs.turns import places
 
@@ -21,11 +22,11 @@ def get_any_run(session: Session, run_id: str) -> Run:
     return run
 
 
-def get_run(session: Session, owner: str, run_id: str) -> Run:
+def get_run(session: Session, owner: str, run_id: str, kind: RunKind = RunKind.TRAINING) -> Run:
     """Raises `NotFound`."""
     run = session.scalars(_one(), {"id": run_id, "owner": owner}).first()
-    if run is None:
-        raise NotFound("run", run_id)
+    if run is None or run.kind is not kind:
+        raise NotFound(kind.word, run_id)
     return run
 
 
@@ -33,16 +34,18 @@ def list_runs(
     session: Session,
     owner: str,
     *,
+    kind: RunKind = RunKind.TRAINING,
     status: RunStatus | None,
     name: str | None,
-    variant: str | None,
+    variant: str | None = None,
     cursor: str | None,
     limit: int,
 ) -> Page[Run]:
     """Newest first. Raises `InvalidCursor`."""
     wanted = {"status": status, "name": name, "variant": variant}
     filters = {key: value for key, value in wanted.items() if value is not None}
-    return page(session, select(Run).filter_by(owner=owner, **filters), Run, cursor, limit)
+    own = select(Run).filter_by(owner=owner, kind=kind, **filters)
+    return page(session, own, Run, cursor, limit)
 
 
 def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:

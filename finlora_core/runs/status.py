@@ -41,6 +41,7 @@ class Phase(StrEnum):
 
     PREPARING = "preparing"
     TRAINING = "training"
+    EVALUATING = "evaluating"
     PUBLISHING = "publishing"
 
 

@@ -39,6 +39,8 @@ class FailureCode(StrEnum):
     PARALLELISM_NOT_APPLIED = "parallelism_not_applied"
     LOSS_NOT_FINITE = "loss_not_finite"
     INVALID_ADAPTER = "invalid_adapter"
+    ADAPTER_UNREADABLE = "adapter_unreadable"
+    EVALUATION_ERROR = "evaluation_error"
     TRAINING_ERROR = "training_error"
     WORKER_ERROR = "worker_error"
     WORKER_LOST = "worker_lost"
@@ -102,6 +104,10 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.LOSS_NOT_FINITE: "The loss became NaN or infinite. Lower learning_rate, "
         "typically to a tenth, and look for empty targets in the dataset.",
         FailureCode.INVALID_ADAPTER: "Training ended, but what it left is not a sound adapter.",
+        FailureCode.ADAPTER_UNREADABLE: "An adapter that was to be judged cannot be read any "
+        "more. Restore its files from a backup, or evaluate without it.",
+        FailureCode.EVALUATION_ERROR: "The evaluation stopped with an error; the last log lines "
+        "say which one.",
         FailureCode.TRAINING_ERROR: "Training stopped with an error; the last log lines say "
         "which one.",
         FailureCode.WORKER_ERROR: "The worker itself failed, not the training; its log says why.",
@@ -139,12 +145,14 @@ _PATTERNS: tuple[tuple[str, FailureCode], ...] = (
 )
 
 
-def diagnose(exit_code: int, log_tail: str) -> Failure:
-    """What made a training process end without its completion marker.
+def diagnose(
+    exit_code: int, log_tail: str, otherwise: FailureCode = FailureCode.TRAINING_ERROR
+) -> Failure:
+    """What made a process end without its completion marker; `otherwise` where nothing tells.
 
     `exit_code` as subprocess gives it: negative for a signal, 137 for a killed child.
     """
-    return failure(_code(exit_code, log_tail), log_tail)
+    return failure(_code(exit_code, log_tail, otherwise), log_tail)
 
 
 def failure(code: FailureCode, log_tail: str = "", detail: str = "") -> Failure:
@@ -163,10 +171,10 @@ def last_lines(log: str) -> str:
     return "\n".join(line[:500] for line in lines[-LOG_TAIL_LINES:])
 
 
-def _code(exit_code: int, log: str) -> FailureCode:
+def _code(exit_code: int, log: str, otherwise: FailureCode) -> FailureCode:
     for pattern, code in _PATTERNS:
         if re.search(pattern, log, re.MULTILINE):
             return code
     killed_by = -exit_code if exit_code < 0 else exit_code - 128
     from_outside = killed_by in _FROM_OUTSIDE
-    return FailureCode.TRAINER_KILLED if from_outside else FailureCode.TRAINING_ERROR
+    return FailureCode.TRAINER_KILLED if from_outside else otherwise

@@ -79,13 +79,23 @@ class AttemptFiles:
         return self.root / "progress.json"
 
     @property
+    def errand(self) -> Path:
+        """What an evaluation's process is to do."""
+        return self.root / "errand.json"
+
+    @property
+    def answers(self) -> Path:
+        """One JSON object a line: what it has answered."""
+        return self.root / "answers.jsonl"
+
+    @property
     def failure(self) -> Path:
-        """Why the plugin refused to train, as a code and a hint."""
+        """Why the process refused to go on, as a code and a hint."""
         return self.root / "failure.json"
 
     @property
     def completed(self) -> Path:
-        """Written last of all, after Axolotl has saved the adapter."""
+        """Written last of all, when all is done and saved."""
         return self.root / "completed.json"
 
     @property

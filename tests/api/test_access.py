@@ -13,6 +13,7 @@ from finlora_core.access.scopes import ALL, Scope
 from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
+from tests.answers import answer
 from tests.support import BASE_MODEL, bearer, make_key
 
 OPEN = {"/healthz", "/readyz"}
@@ -173,11 +174,18 @@ def things(
 ) -> Mapping[str, str]:
     """What the owner `local` has, by the name of the path's parameter."""
     key = make_key(database, settings)
-    run = ask("POST", "/runs", key, json=RUN).json()
     row = json.dumps({"context": "Profit rose. ", "target": "positive"}).encode() + b"\n"
     rows = {"file": ("rows.jsonl", row * 3)}
     dataset = ask("POST", "/datasets", key, files=rows).json()
+    judged = {"dataset_path": dataset["id"], "metric": "accuracy"}
+    asked = {"adapters": [adapter.id], "tasks": [judged]}
+    evaluation = ask("POST", "/evaluations", key, json=asked).json()["id"]
+    answer(database, settings, evaluation, ["positive"] * 3)
+    judged_so = ask("GET", f"/evaluations/{evaluation}", key).json()
+    run = ask("POST", "/runs", key, json=RUN).json()
     return {
+        "evaluation_id": evaluation,
+        "result_id": judged_so["results"][0]["id"],
         "run_id": run["id"],
         "adapter_id": adapter.id,
         "path": "adapter_model.safetensors",
@@ -244,7 +252,7 @@ def test_lists_show_an_owners_own_things_only(
     settings: Settings,
 ) -> None:
     other, own = make_key(database, settings, owner="other"), make_key(database, settings)
-    for path in ("/runs", "/adapters", "/datasets", "/webhooks"):
+    for path in ("/runs", "/adapters", "/datasets", "/evaluations", "/webhooks"):
         assert ask("GET", path, own).json()["data"]
         assert ask("GET", path, other).json()["data"] == []
     named = "/adapters?name=sentiment&version=1"

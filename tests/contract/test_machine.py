@@ -427,7 +427,7 @@ def without_run(row: Mapping[Any, Any]) -> Mapping[str, Any]:
 UNKNOWN = {
     *("name", "variant", "base_model", "config", "config_sha256", "dataset_rows"),
     *("dataset_sha256", "validation_sha256", "time_limit_seconds", "error_hint", "error_log"),
-    *("gpus", "metadata"),
+    *("gpus", "metadata", "kind"),
 }
 """What the protocol does not decide by."""
 COLUMNS = [column for column in Run.__table__.columns if column.name not in UNKNOWN]

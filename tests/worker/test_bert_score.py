@@ -27,7 +27,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     return Scorer(found.name, found.folder, layer=1)
 
 
-def make_tiny_bert(folder: Path) -> None:
+def make_tiny_bert(folder: Path, layers: int = 2) -> None:
     numbers = {word: number for number, word in enumerate(WORDS)}
     core = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -42,7 +42,7 @@ def make_tiny_bert(folder: Path) -> None:
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=LONGEST,

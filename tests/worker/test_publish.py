@@ -20,7 +20,7 @@ from tests.bad_adapters import Parts
 from tests.lora import LAYER, PROBE, WIDTH, write_adapter
 from tests.support import BASE_MODEL, make_config
 from worker.bench import Bench
-from worker.facts import Attempt
+from worker.facts import Training
 from worker.publish import publish, require_change
 from worker.supervise import AttemptEnded
 
@@ -34,12 +34,13 @@ def bench(settings: Settings, sqlite: Database) -> Bench:
 
 
 @pytest.fixture
-def attempt(settings: Settings, base: Path) -> Attempt:
+def attempt(settings: Settings, base: Path) -> Training:
     """One whose training has just ended well."""
-    trained = Attempt(
+    trained = Training(
         lease=Lease("run_1", 2, "token"),
         owner="local",
         name="sentiment",
+        base_model=BASE_MODEL,
         config=make_config(seed=7),
         dataset_sha256="d" * 64,
         dataset_rows=40,
@@ -75,7 +76,7 @@ def write_base(folder: Path, width: int) -> None:
     (folder / "model.safetensors").write_bytes(Parts(tensors, {}).weights())
 
 
-def published(bench: Bench, attempt: Attempt) -> Path:
+def published(bench: Bench, attempt: Training) -> Path:
     publish(bench, attempt)
     return bench.store.folder("adp_1_2")
 
@@ -85,7 +86,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return content
 
 
-def refusal(bench: Bench, attempt: Attempt) -> str:
+def refusal(bench: Bench, attempt: Training) -> str:
     """Why nothing was published."""
     with pytest.raises(AttemptEnded) as caught:
         publish(bench, attempt)
@@ -97,7 +98,7 @@ def refusal(bench: Bench, attempt: Attempt) -> str:
 
 
 def test_the_manifest_says_where_an_adapter_comes_from(
-    bench: Bench, attempt: Attempt, base: Path
+    bench: Bench, attempt: Training, base: Path
 ) -> None:
     manifest = manifest_of(published(bench, attempt))
     expected = {
@@ -127,7 +128,7 @@ def test_the_manifest_says_where_an_adapter_comes_from(
 
 
 def test_what_is_published_is_sound_and_names_the_base_by_its_name(
-    bench: Bench, attempt: Attempt
+    bench: Bench, attempt: Training
 ) -> None:
     folder = published(bench, attempt)
     assert verify(folder) == []
@@ -135,7 +136,7 @@ def test_what_is_published_is_sound_and_names_the_base_by_its_name(
     assert (folder / WEIGHTS).read_bytes() == (attempt.files.output / WEIGHTS).read_bytes()
 
 
-def test_the_card_is_written_from_facts(bench: Bench, attempt: Attempt) -> None:
+def test_the_card_is_written_from_facts(bench: Bench, attempt: Training) -> None:
     card = (published(bench, attempt) / CARD).read_text()
     for line in (
         f'base_model: "{BASE_MODEL}"',
@@ -153,7 +154,7 @@ def test_the_card_is_written_from_facts(bench: Bench, attempt: Attempt) -> None:
 
 
 def test_the_base_is_known_by_its_commit_or_by_what_it_holds(
-    bench: Bench, attempt: Attempt, base: Path
+    bench: Bench, attempt: Training, base: Path
 ) -> None:
     first = manifest_of(published(bench, attempt))["base_revision"]
     assert first.startswith("sha256:")
@@ -171,7 +172,7 @@ def test_the_base_is_known_by_its_commit_or_by_what_it_holds(
 
 
 def test_an_adapter_that_does_not_fit_its_base_is_refused(
-    bench: Bench, attempt: Attempt, base: Path
+    bench: Bench, attempt: Training, base: Path
 ) -> None:
     write_base(base, 2 * WIDTH)
     assert "for a module of shape (64, 64), the base model's has (128, 128)" in refusal(
@@ -180,7 +181,7 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(
 
 
 def test_a_link_in_the_place_of_the_weights_is_refused(
-    bench: Bench, attempt: Attempt, tmp_path: Path
+    bench: Bench, attempt: Training, tmp_path: Path
 ) -> None:
     weights = attempt.files.output / WEIGHTS
     weights.rename(tmp_path / "elsewhere")
@@ -200,7 +201,7 @@ NO_CHANGE: list[tuple[Mapping[str, object] | None, str]] = [
 
 @pytest.mark.parametrize(("probe", "reason"), NO_CHANGE)
 def test_a_model_that_says_the_same_as_its_base_fails_the_run(
-    bench: Bench, attempt: Attempt, probe: Mapping[str, object] | None, reason: str
+    bench: Bench, attempt: Training, probe: Mapping[str, object] | None, reason: str
 ) -> None:
     attempt.files.completed.write_text(json.dumps({**COMPLETED, "probe": probe}))
     assert reason in refusal(bench, attempt)

@@ -38,7 +38,8 @@ from tests.lora import PROBE, write_adapter
 from tests.support import FACTS, make_config
 from worker.attempt import _load
 from worker.bench import Bench
-from worker.finish import finish
+from worker.facts import Training
+from worker.finish import adapter_of, finish
 from worker.publish import publish
 
 PUBLISH_KILLS, IMPORT_KILLS = 200, 60
@@ -207,7 +208,9 @@ def publishing(world: World, lease: Lease) -> Work:
     def work(database: Database) -> None:
         bench = Bench(world.settings, database, world.store, Hardware.CPU, owner="w")
         attempt = _load(bench, lease)
-        finish(bench, attempt, AttemptEnd(end=End.COMPLETED), publish(bench, attempt))
+        assert isinstance(attempt, Training)
+        product = adapter_of(bench, attempt, publish(bench, attempt))
+        finish(bench, attempt, AttemptEnd(end=End.COMPLETED), product)
 
     return work
 

@@ -4,6 +4,7 @@ from finlora_core.db.models.adapters import Adapter
 from finlora_core.db.models.audit import AuditEntry, AuditHead
 from finlora_core.db.models.base import Base
 from finlora_core.db.models.datasets import Dataset, Upload
+from finlora_core.db.models.evaluations import EvaluationOutputs, EvaluationResult
 from finlora_core.db.models.events import Event
 from finlora_core.db.models.idempotency import IdempotencyKey
 from finlora_core.db.models.keys import ApiKey
@@ -18,6 +19,8 @@ __all__ = [
     "Base",
     "Dataset",
     "Delivery",
+    "EvaluationOutputs",
+    "EvaluationResult",
     "Event",
     "IdempotencyKey",
     "LogChunk",

@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from finlora_core.runs.config import PromptFormat
 from finlora_core.runs.event_type import EventType, Level
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
 
@@ -62,6 +63,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON,
         list[dict[str, Any]]: JSON,
         list[str]: JSON,
+        RunKind: _words(RunKind),
         RunStatus: _words(RunStatus),
         Phase: _words(Phase),
         End: _words(End),

@@ -7,6 +7,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from finlora_core.db.models.base import AUTO_ID, Base, Listed
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.outcome import End, Wish
 from finlora_core.runs.status import Phase, RunStatus
 
@@ -42,23 +43,27 @@ class Run(Listed, Base):
             postgresql_where=text("lease_expires_at IS NOT NULL"),
         ),
         Index("ix_runs_turn", "owner", "started_at"),
-        Index("ix_runs_page", "owner", "created_at", "id"),
-        Index("ix_runs_status_page", "owner", "status", "created_at", "id"),
-        Index("ix_runs_name_page", "owner", "name", "created_at", "id"),
-        Index("ix_runs_variant_page", "owner", "variant", "created_at", "id"),
+        Index("ix_runs_page", "owner", "kind", "created_at", "id"),
+        Index("ix_runs_status_page", "owner", "kind", "status", "created_at", "id"),
+        Index("ix_runs_name_page", "owner", "kind", "name", "created_at", "id"),
+        Index("ix_runs_variant_page", "owner", "kind", "variant", "created_at", "id"),
     )
 
+    kind: Mapped[RunKind] = mapped_column(default=RunKind.TRAINING, server_default="training")
     owner: Mapped[str]
     """Whose it is. Owners take turns for the workers (`runs.turns`)."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
     """The run that this one tries again, from its checkpoints."""
     name: Mapped[str]
     variant: Mapped[str]
+    """The adapter's folder; of a run that makes no adapter, that of each it is about."""
     base_model: Mapped[str]
     config: Mapped[dict[str, Any]]
+    """A `RunConfig`, or what its kind has instead."""
     config_sha256: Mapped[str]
     dataset_rows: Mapped[int]
     dataset_sha256: Mapped[str]
+    """Of several datasets: of their hashes, one after the other."""
     validation_sha256: Mapped[str | None]
     """Of the dataset to validate on, where that is one of its own."""
     priority: Mapped[int] = mapped_column(default=0)

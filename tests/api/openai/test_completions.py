@@ -53,28 +53,6 @@ def socket() -> Iterator[Path]:
             process.terminate()
 
 
-@pytest.fixture(scope="module")
-def outputs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what Axolotl would have made of the tiny base, but for the training."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("outputs") / "adapter"
-    base = AutoModelForCausalLM.from_pretrained(tiny_base / BASE_MODEL)
-    model = get_peft_model(
-        base, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "up_proj"])
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.data.normal_(0, 0.3)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_base / BASE_MODEL).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def served(settings: Settings, tiny_base: Path, socket: Path) -> Settings:
     return settings.model_copy(update={"models_dirs": (tiny_base,), "playground_socket": socket})
@@ -88,11 +66,11 @@ def tuned(served: Settings, database: Database, output: Path, **keys: Any) -> st
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_openai_package_asks_base_models_and_adapters(
-    served: Settings, sqlite: Database, outputs: Path, release: str | None
+    served: Settings, sqlite: Database, tiny_adapter: Path, release: str | None
 ) -> None:
     full = {"quant_bits": None}
-    instruction = tuned(served, sqlite, outputs, **full)
-    chat = tuned(served, sqlite, outputs, **full, prompt_format=PromptFormat.CHAT)
+    instruction = tuned(served, sqlite, tiny_adapter, **full)
+    chat = tuned(served, sqlite, tiny_adapter, **full, prompt_format=PromptFormat.CHAT)
     keys = (make_key(sqlite, served), make_key(sqlite, served, owner="stranger"))
     store = AdapterStore(served.adapters)
     app = create_app(settings=served, database=sqlite, queue=ListQueue(), store=store)

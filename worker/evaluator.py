@@ -1,0 +1,210 @@
+"""Answers an errand's questions: `python -m worker.evaluator`, in an attempt's environment.
+
+One base model is in memory at a time, with all the adapters that were trained on it in those
+bits. Answers are greedy, so the same question has the same answer.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from finlora_core.runs.config import PromptFormat
+from finlora_core.training.diagnose import FailureCode
+from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
+from worker.errand import Answer, Completed, Errand, Meaning, Questions
+from worker.loading import Prompts, alpaca, count_quantized, load_base, load_tokenizer
+from worker.tail import write_json
+
+Tokens = Sequence[int]
+
+
+class Refused(Exception):
+    """The errand cannot be done, for a reason that has a code of its own."""
+
+    def __init__(self, code: FailureCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class Scribe:
+    """Writes answers and progress as they come."""
+
+    def __init__(self, files: AttemptFiles, answers: int) -> None:
+        self._files = files
+        self._all = answers
+        self._done = 0
+        self._started = time.monotonic()
+        self._file = files.answers.open("a")
+        self.free_text: dict[tuple[int, int], dict[int, str]] = {}
+        """By model and set: the answers that are compared by what they mean."""
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        self._file.writelines(f"{answer.model_dump_json()}\n" for answer in answers)
+        self._file.flush()
+        self._done += len(answers)
+        pace = (time.monotonic() - self._started) / max(1, self._done)  # seconds an answer
+        progress = {
+            "step": self._done,
+            "max_steps": self._all,
+            "percent": round(100 * self._done / max(1, self._all), 1),
+            "eta_seconds": round(pace * (self._all - self._done), 1),
+        }
+        write_json(self._files.progress, progress)
+
+    def keep(self, model: int, set: int, texts: Sequence[tuple[int, str | None]]) -> None:
+        rows = self.free_text.setdefault((model, set), {})
+        rows.update({row: text or "" for row, text in texts})
+
+
+def run(errand: Errand, scribe: Scribe) -> Completed:
+    """Raises `Refused`, and what transformers, PEFT and torch raise."""
+    _answer_all(errand, scribe)
+    return Completed(answers=errand.answers, meanings=tuple(_compare(errand, scribe.free_text)))
+
+
+def _answer_all(errand: Errand, scribe: Scribe) -> None:
+    for bits, numbers in errand.by_bits():
+        model = load_base(errand.base, bits, errand.hardware)
+        _require_bits(model, bits)
+        for number in numbers:
+            adapter = errand.models[number].adapter
+            if adapter is not None:
+                model = _with_adapter(model, adapter, str(number))
+            prompts = Prompts(load_tokenizer(errand.base, adapter))
+            for place, questions in enumerate(errand.sets):
+                print(f"model {number + 1} of {len(errand.models)}, set {place + 1}", flush=True)
+                for texts in answer(model, prompts, questions, errand.batch_size):
+                    scribe.write([_answer(number, place, *text) for text in texts])
+                    if questions.free_text is not None:
+                        scribe.keep(number, place, texts)
+
+
+def _compare(
+    errand: Errand, free_text: Mapping[tuple[int, int], Mapping[int, str]]
+) -> Iterator[Meaning]:
+    """By BERTScore, where a model for it is at hand."""
+    if not free_text:
+        return
+    from worker.bert_score import bert_scores, find_scorer  # free text alone needs it
+
+    scorer = find_scorer(errand.scorers)
+    if scorer is None:
+        print("no BERTScore: none of its models is at hand", flush=True)
+        return
+    for (model, place), rows in free_text.items():
+        print(f"BERTScore of model {model + 1}, set {place + 1}, by {scorer.name}", flush=True)
+        outputs = [rows[row] for row in sorted(rows)]
+        targets = errand.sets[place].free_text or ()
+        scores = bert_scores(scorer, outputs, targets, device=errand.hardware.value)
+        yield Meaning(model=model, set=place, scorer=scorer.name, scores=tuple(scores))
+
+
+def answer(
+    model: Any, prompts: Prompts, questions: Questions, batch_size: int
+) -> Iterator[Sequence[tuple[int, str | None]]]:
+    """Number and answer of each question, batch by batch, the longest prompts first: what does
+    not fit into the memory shows at once. None where the prompt is too long for the model."""
+    context: int = model.config.get_text_config().max_position_embeddings
+    ids = [_encode(prompts, given, questions.form) for given in questions.given]
+    longest = context - questions.max_new_tokens
+    if too_long := [n for n, prompt in enumerate(ids) if len(prompt) > longest]:
+        yield [(n, None) for n in too_long]
+    fitting = [n for n, prompt in enumerate(ids) if len(prompt) <= longest]
+    fitting.sort(key=lambda n: len(ids[n]), reverse=True)
+    config = _greedy(model, prompts, questions)
+    for start in range(0, len(fitting), batch_size):
+        batch = fitting[start : start + batch_size]
+        texts = _generate(model, prompts, config, [ids[n] for n in batch])
+        yield list(zip(batch, texts, strict=True))
+
+
+def _generate(
+    model: Any, prompts: Prompts, config: GenerationConfig, batch: Sequence[Tokens]
+) -> Sequence[str]:
+    width = max(map(len, batch))
+    rows = [[prompts.padding] * (width - len(ids)) + list(ids) for ids in batch]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch]
+    device = model.device
+    with torch.inference_mode():
+        made = model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=config,
+        )
+    return [_text(prompts, row[width:], config.eos_token_id) for row in made.tolist()]
+
+
+def _text(prompts: Prompts, ids: Sequence[int], ends: Sequence[int]) -> str:
+    end = next((n for n, id in enumerate(ids) if id in ends), len(ids))
+    text: str = prompts.tokenizer.decode(
+        ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def _greedy(model: Any, prompts: Prompts, questions: Questions) -> GenerationConfig:
+    """All of it said: what is not would come from the base model's generation_config.json."""
+    return GenerationConfig(
+        max_new_tokens=questions.max_new_tokens,
+        do_sample=False,
+        eos_token_id=prompts.ends(model, is_chat=questions.form is PromptFormat.CHAT),
+        pad_token_id=prompts.padding,
+    )
+
+
+def _encode(prompts: Prompts, given: Sequence[tuple[str, str]], form: PromptFormat) -> Tokens:
+    match form:
+        case PromptFormat.INSTRUCTION:
+            return prompts.of_text(given[0][1])
+        case PromptFormat.ALPACA:
+            return prompts.of_text(alpaca(*(text for _, text in given)))
+        case PromptFormat.CHAT:
+            return _encode_chat(prompts, given)
+
+
+def _encode_chat(prompts: Prompts, given: Sequence[tuple[str, str]]) -> Tokens:
+    if not prompts.tokenizer.chat_template:
+        raise Refused(FailureCode.NO_CHAT_TEMPLATE, "a set holds messages")
+    return prompts.of_chat([{"role": role, "content": text} for role, text in given])
+
+
+def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
+    """On the same base as those before it."""
+    if isinstance(model, PeftModel):
+        model.load_adapter(adapter, adapter_name=name)
+    else:
+        model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+    model.set_adapter(name)
+    return model.eval()
+
+
+def _require_bits(model: Any, bits: int | None) -> None:
+    if bits is not None and not count_quantized(model)[f"{bits}bit"]:
+        raise Refused(FailureCode.QUANTIZATION_NOT_APPLIED, f"{bits} bits")
+
+
+def _answer(model: int, set: int, row: int, text: str | None) -> Answer:
+    return Answer(model=model, set=set, row=row, text=text or "", too_long=text is None)
+
+
+def main() -> None:
+    files = AttemptFiles(Path(os.environ[ATTEMPT_DIR]))
+    errand = Errand.model_validate_json(files.errand.read_text())
+    try:
+        completed = run(errand, Scribe(files, errand.answers))
+    except Refused as refused:
+        files.failure.write_text(json.dumps({"code": refused.code, "detail": str(refused)}))
+        sys.exit(1)
+    write_json(files.completed, completed.model_dump())
+
+
+if __name__ == "__main__":
+    main()
