@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.hub import Hub
+from api.looks import Looks
 from api.queue import WorkerQueue
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.datasets.cache import DatasetChecker
@@ -24,6 +25,11 @@ async def _settings(request: Request) -> Settings:
 async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
+
+
+async def _looks(request: Request) -> Looks:
+    looks: Looks = request.app.state.looks
+    return looks
 
 
 async def _queue(request: Request) -> WorkerQueue:
@@ -53,6 +59,7 @@ async def _hub(request: Request) -> Hub:
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 HubDep = Annotated[Hub, Depends(_hub)]
+LooksDep = Annotated[Looks, Depends(_looks)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 QueueDep = Annotated[WorkerQueue, Depends(_queue)]
 StoreDep = Annotated[AdapterStore, Depends(_store)]

@@ -14,6 +14,7 @@ from api.edge import Edge, Hosts
 from api.errors import install_error_handlers
 from api.hub import Hub
 from api.limits import RequestLimit, ShowLimits
+from api.looks import Looks
 from api.queue import WorkerQueue
 from api.routers import (
     adapters,
@@ -107,6 +108,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.looks = Looks(database)
     app.state.queue = queue
     app.state.hub = hub
     app.state.store = store

@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session
 
 from api.access import requires
 from api.audit import Audit, AuditDep
-from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
+from api.deps import DatabaseDep, DatasetsDep, LooksDep, QueueDep, SettingsDep
 from api.errors import responses
-from api.glance import glance
 from api.idempotency import OnceDep
 from api.json import as_json
 from api.pages import Cursor, Limit, Name, Variant
@@ -190,9 +189,9 @@ def create_run(
 
 
 @router.get("", operation_id="list_runs", response_model=RunPage)
-def list_runs(
+async def list_runs(
     caller: Reader,
-    db: DatabaseDep,
+    looks: LooksDep,
     status: Annotated[RunStatus | None, Query(description="Only those in this one.")] = None,
     name: Name = None,
     variant: Variant = None,
@@ -200,7 +199,8 @@ def list_runs(
     limit: Limit = 50,
 ) -> Response:
     """Newest first, page by page."""
-    with db.reading() as session:
+
+    def look(session: Session) -> Response:
         page = queries.list_runs(
             session,
             caller.owner,
@@ -211,17 +211,19 @@ def list_runs(
             limit=limit,
         )
         data = _read_all(session, page.rows)
-    return as_json(RunPage(data=data, next_cursor=page.next_cursor))
+        return as_json(RunPage(data=data, next_cursor=page.next_cursor))
+
+    return await looks.browse(look)
 
 
 @router.get("/{run_id}", operation_id="get_run", response_model=RunRead, responses=responses(404))
-async def get_run(run_id: RunId, caller: Reader, db: DatabaseDep) -> Response:
+async def get_run(run_id: RunId, caller: Reader, looks: LooksDep) -> Response:
     """Status, phase, progress, and why it failed if it did."""
 
     def look(session: Session) -> RunRead:
         return _read(session, queries.get_run(session, caller.owner, run_id))
 
-    return as_json(await glance(db, look))
+    return as_json(await looks.glance(look))
 
 
 @router.post(

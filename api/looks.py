@@ -1,0 +1,39 @@
+"""How routes that are asked for most look at the database.
+
+On PostgreSQL each look is waited for in a thread. SQLite does not wait, it computes, with Python
+around it: threads make that no faster, and compete for Python's lock at each row.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from sqlalchemy.orm import Session
+
+from finlora_core.db.session import Database
+
+AT_ONCE = 2
+"""Pages that are read from SQLite at the same time: a long one holds up nobody's short one."""
+
+Seen = TypeVar("Seen")
+
+
+class Looks:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._readers = CapacityLimiter(AT_ONCE) if database.is_in_process else None
+
+    async def glance(self, look: Callable[[Session], Seen]) -> Seen:
+        """A few rows, found by their keys: in SQLite a call that takes less than a thread does."""
+        if self._database.is_in_process:
+            return self._look(look)
+        return await run_sync(self._look, look)
+
+    async def browse(self, look: Callable[[Session], Seen]) -> Seen:
+        """A page of rows."""
+        return await run_sync(self._look, look, limiter=self._readers)
+
+    def _look(self, look: Callable[[Session], Seen]) -> Seen:
+        with self._database.reading() as session:
+            return look(session)
