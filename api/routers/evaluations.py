@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from api.access import requires
@@ -29,7 +29,6 @@ from finlora_core.evaluation.config import EvaluationConfig, EvaluationRequest
 from finlora_core.evaluation.posting import create_evaluation as store_evaluation
 from finlora_core.evaluation.sets import find_sets
 from finlora_core.runs import lifecycle, posting, queries
-from finlora_core.runs.journal import Progress
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import Phase, RunStatus
 from finlora_core.runs.turns import COUNTED
@@ -67,6 +66,17 @@ class JSONLinesResponse(Response):
     media_type: str = "application/jsonl"
 
 
+class Answered(BaseModel):
+    """How far an evaluation is, over all of its models and sets."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    rows: int = Field(validation_alias="step", description="Answered so far.")
+    all_rows: int = Field(validation_alias="max_steps")
+    percent: float
+    eta_seconds: float | None = Field(description="Time left at the pace so far.")
+
+
 class EvaluationRead(BaseModel):
     id: str
     name: str
@@ -80,7 +90,7 @@ class EvaluationRead(BaseModel):
         description=f"Runs of any kind ahead of it, counted up to {COUNTED}; null unless queued."
     )
     attempt: int
-    progress: Progress | None = Field(description="Its steps are rows answered.")
+    progress: Answered | None
     time_limit_seconds: float | None
     metadata: dict[str, str] | None
     config: EvaluationConfig
@@ -272,7 +282,7 @@ def _show(
         priority=run.priority,
         queue_position=queue_position,
         attempt=run.attempt,
-        progress=Progress.model_validate(run.progress) if run.progress else None,
+        progress=Answered.model_validate(run.progress) if run.progress else None,
         time_limit_seconds=run.time_limit_seconds,
         metadata=run.user_metadata,
         config=EvaluationConfig.model_validate(run.config),

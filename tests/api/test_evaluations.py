@@ -44,6 +44,25 @@ def test_an_evaluation_waits_in_line_like_a_run(
     assert client.get("/evaluations").json()["data"] == [read]
 
 
+def test_trainings_and_evaluations_take_turns_in_one_line(
+    client: TestClient, held_out: Path
+) -> None:
+    config = {"base_model": BASE_MODEL, "dataset_path": "train.jsonl"}
+    client.post("/runs", json=config)
+    first = post(client, base_model=BASE_MODEL).json()
+    hurried = post(client, base_model=BASE_MODEL, priority=5).json()
+    run = client.post("/runs", json=config).json()
+    places = [
+        client.get(path).json()["queue_position"]
+        for path in (
+            f"/evaluations/{hurried['id']}",
+            f"/evaluations/{first['id']}",
+            f"/runs/{run['id']}",
+        )
+    ]
+    assert places == [0, 2, 3]
+
+
 def test_runs_and_evaluations_are_not_taken_for_each_other(
     client: TestClient, held_out: Path
 ) -> None:
