@@ -27,6 +27,9 @@ from finlora_core.quotas import Use, use_of
 from finlora_core.runs.config import RunName
 from finlora_core.settings import Settings
 
+MOST_GPU_HOURS = 1_000_000.0
+"""A day, of more GPUs than anybody has."""
+
 router = APIRouter(
     prefix="/keys",
     tags=["keys"],
@@ -74,6 +77,7 @@ class KeyRequest(BaseModel):
     gpu_hours_per_day: float | None = Field(
         None,
         ge=0,
+        le=MOST_GPU_HOURS,
         allow_inf_nan=False,
         description="Refuse a run once its owner's have used so many in 24 hours.",
         examples=[48],
