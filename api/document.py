@@ -74,6 +74,7 @@ STRINGS: Mapping[str, str] = {
     "AdapterDetail.id": f"adp_{_RUN}_1",
     "AdapterRead.id": f"adp_{_RUN}_1",
     "CheckpointObject.id": "ftckpt-8f0c1d0c4a8b4e2f9d11-120",
+    "ComparisonRead.id": f"cmp_{_RUN}",
     "CompleteRequest.md5": "9e107d9d372bb6826bd81d3542a419d6",
     "DeliveryRead.id": f"evt_{_RUN}",
     "DatasetRead.id": f"dataset_{_RUN}",

@@ -1,9 +1,22 @@
-"""Answers that are JSON, for the routes that are asked for most."""
+"""Answers that are JSON: those of the routes that are asked for most, and JSON lines."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Response
 from pydantic import BaseModel
+
+from api.errors import responses
+
+
+class JSONLinesResponse(Response):
+    media_type: str = "application/jsonl"
+
+
+def jsonl_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's OpenAPI entry: JSON lines, or these errors."""
+    content = {JSONLinesResponse.media_type: {"schema": {"type": "string"}}}
+    return {**responses(*statuses), 200: {"content": content}}
 
 
 def as_json(

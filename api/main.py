@@ -19,6 +19,7 @@ from api.queue import WorkerQueue
 from api.routers import (
     adapters,
     audit,
+    comparisons,
     datasets,
     evaluations,
     health,
@@ -49,6 +50,7 @@ ROUTERS = (
     runs.router,
     journal.router,
     evaluations.router,
+    comparisons.router,
     datasets.router,
     adapters.router,
     keys.router,

@@ -7,6 +7,8 @@ FinLoRAError
 ├── Conflict             it exists, but its state forbids the request
 │   ├── IllegalTransition
 │   ├── IdempotencyConflict  the key was used for another request
+│   ├── NotComparable    two results that no difference can be taken of
+│   │   └── DifferentRows
 │   └── LeaseLost        another attempt owns this run now
 ├── Gone                 it is listed, but what it stands for is not there any more
 │   ├── AdapterFilesMissing
@@ -100,6 +102,14 @@ class IdempotencyConflict(Conflict):
 
 class DatasetInUse(Conflict):
     code = "dataset_in_use"
+
+
+class NotComparable(Conflict):
+    code = "not_comparable"
+
+
+class DifferentRows(NotComparable):
+    code = "different_rows"
 
 
 class LeaseLost(Conflict):

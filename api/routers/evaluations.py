@@ -13,7 +13,7 @@ from api.audit import AuditDep
 from api.deps import DatabaseDep, DatasetsDep, HubDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
-from api.json import as_json
+from api.json import JSONLinesResponse, as_json, jsonl_responses
 from api.pages import Cursor, Limit, Name
 from api.results import ResultRead
 from api.routers import journal
@@ -60,10 +60,6 @@ Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
 Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
 EvaluationId = Annotated[str, Path(description="`eval_…`, as POST /evaluations answered it.")]
 ResultId = Annotated[str, Path(description="`res_…`, as the evaluation lists it.")]
-
-
-class JSONLinesResponse(Response):
-    media_type: str = "application/jsonl"
 
 
 class Answered(BaseModel):
@@ -238,10 +234,7 @@ def get_evaluation_logs(
     "/{evaluation_id}/outputs/{result_id}",
     operation_id="get_evaluation_outputs",
     response_class=JSONLinesResponse,
-    responses={
-        **responses(404),
-        200: {"content": {JSONLinesResponse.media_type: {"schema": {"type": "string"}}}},
-    },
+    responses=jsonl_responses(404),
 )
 def get_evaluation_outputs(
     evaluation_id: EvaluationId, result_id: ResultId, caller: Reader, db: DatabaseDep

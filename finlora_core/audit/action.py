@@ -13,6 +13,7 @@ class Action(StrEnum):
     RUN_RESUMED = "run.resumed"
     EVALUATION_CREATED = "evaluation.created"
     EVALUATION_CANCELLED = "evaluation.cancelled"
+    COMPARISON_CREATED = "comparison.created"
     DATASET_CREATED = "dataset.created"
     DATASET_DELETED = "dataset.deleted"
     UPLOAD_CREATED = "upload.created"

@@ -5,6 +5,7 @@ Scores and weights are those of `Judged`: a result is the sum of scores over the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ class Difference:
     difference: float
     low: float
     high: float
+
+    @property
+    def better(self) -> Literal["A", "B"] | None:
+        """A side is better when the whole interval is on its side of 0."""
+        return "A" if self.low > 0 else "B" if self.high < 0 else None
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,12 @@ def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> McNemar:
 
 
 def verdict(result: Difference, *, rows: int, a: str = "A", b: str = "B") -> str:
-    """In words. A side is better when the whole interval is on its side of 0."""
-    if result.low > 0:
-        return f"{a} is better: {_in_points(result.difference, result.low, result.high)}"
-    if result.high < 0:
-        return f"{b} is better: {_in_points(-result.difference, -result.high, -result.low)}"
+    """In words."""
+    match result.better:
+        case "A":
+            return f"{a} is better: {_in_points(result.difference, result.low, result.high)}"
+        case "B":
+            return f"{b} is better: {_in_points(-result.difference, -result.high, -result.low)}"
     return f"no difference can be shown with {rows} rows"
 
 

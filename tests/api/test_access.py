@@ -178,13 +178,15 @@ def things(
     rows = {"file": ("rows.jsonl", row * 3)}
     dataset = ask("POST", "/datasets", key, files=rows).json()
     judged = {"dataset_path": dataset["id"], "metric": "accuracy"}
-    asked = {"adapters": [adapter.id], "tasks": [judged]}
+    asked = {"adapters": [adapter.id], "base_model": BASE_MODEL, "tasks": [judged]}
     evaluation = ask("POST", "/evaluations", key, json=asked).json()["id"]
-    answer(database, settings, evaluation, ["positive"] * 3)
+    answer(database, settings, evaluation, ["positive"] * 3, ["positive"] * 3)
+    pair = {"a": adapter.id, "b": "base"}
     judged_so = ask("GET", f"/evaluations/{evaluation}", key).json()
     run = ask("POST", "/runs", key, json=RUN).json()
     return {
         "evaluation_id": evaluation,
+        "comparison_id": ask("POST", "/comparisons", key, json=pair).json()["id"],
         "result_id": judged_so["results"][0]["id"],
         "run_id": run["id"],
         "adapter_id": adapter.id,
@@ -252,7 +254,7 @@ def test_lists_show_an_owners_own_things_only(
     settings: Settings,
 ) -> None:
     other, own = make_key(database, settings, owner="other"), make_key(database, settings)
-    for path in ("/runs", "/adapters", "/datasets", "/evaluations", "/webhooks"):
+    for path in ("/runs", "/adapters", "/datasets", "/evaluations", "/comparisons", "/webhooks"):
         assert ask("GET", path, own).json()["data"]
         assert ask("GET", path, other).json()["data"] == []
     named = "/adapters?name=sentiment&version=1"

@@ -3,6 +3,7 @@
 from finlora_core.db.models.adapters import Adapter
 from finlora_core.db.models.audit import AuditEntry, AuditHead
 from finlora_core.db.models.base import Base
+from finlora_core.db.models.comparisons import Comparison
 from finlora_core.db.models.datasets import Dataset, Upload
 from finlora_core.db.models.evaluations import EvaluationOutputs, EvaluationResult
 from finlora_core.db.models.events import Event
@@ -17,6 +18,7 @@ __all__ = [
     "AuditEntry",
     "AuditHead",
     "Base",
+    "Comparison",
     "Dataset",
     "Delivery",
     "EvaluationOutputs",
