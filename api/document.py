@@ -95,6 +95,7 @@ STRINGS: Mapping[str, str] = {
     "adapter_id": f"adp_{_RUN}_1",
     "base_model": "meta-llama/Llama-3.1-8B-Instruct",
     "code": "out_of_memory",
+    "comparison_id": f"cmp_{_RUN}",
     "damage": "adapter_model.safetensors is not what was published",
     "data": TEXTS["application/jsonl"],
     "dataset_path": "../data/train/finlora_sentiment_train.jsonl",

@@ -9,6 +9,9 @@ FinLoRAError
 │   ├── IdempotencyConflict  the key was used for another request
 │   ├── NotComparable    two results that no difference can be taken of
 │   │   └── DifferentRows
+│   ├── IllegalStage     an adapter's next stages are others
+│   ├── EvidenceLacking  nothing shows that the adapter is better than the one in production
+│   ├── StageChanged     another move of the adapter, or of one of its name, came first
 │   └── LeaseLost        another attempt owns this run now
 ├── Gone                 it is listed, but what it stands for is not there any more
 │   ├── AdapterFilesMissing
@@ -110,6 +113,18 @@ class NotComparable(Conflict):
 
 class DifferentRows(NotComparable):
     code = "different_rows"
+
+
+class IllegalStage(Conflict):
+    code = "illegal_stage"
+
+
+class EvidenceLacking(Conflict):
+    code = "evidence_lacking"
+
+
+class StageChanged(Conflict):
+    code = "stage_changed"
 
 
 class LeaseLost(Conflict):

@@ -51,6 +51,7 @@ def list_models(caller: Reader, settings: SettingsDep, db: DatabaseDep) -> ListO
             variant=None,
             base_model=None,
             run_id=None,
+            stage=None,
             cursor=None,
             limit=NEWEST,
         )

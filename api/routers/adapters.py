@@ -1,15 +1,16 @@
-"""Adapters: list what has been trained, download it."""
+"""Adapters: list what has been trained, download it, move it through its stages."""
 
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Self
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.access import requires
+from api.audit import AuditDep
 from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
 from api.pages import Cursor, Limit, Name, Variant
@@ -22,10 +23,16 @@ from finlora_core.adapters import archive, registry
 from finlora_core.adapters.manifest import File
 from finlora_core.adapters.serving import Listed, Verdict, read_verdicts
 from finlora_core.adapters.store import AdapterStore
+from finlora_core.audit.action import Action
 from finlora_core.db.models import Adapter
+from finlora_core.db.session import now
 from finlora_core.errors import Invalid, InvalidAdapter
 from finlora_core.evaluation import results
 from finlora_core.playground import bits_of
+from finlora_core.runs.config import Line, contradiction
+from finlora_core.stages import moves
+from finlora_core.stages.moves import Wish
+from finlora_core.stages.stage import Stage
 
 router = APIRouter(
     prefix="/adapters",
@@ -36,7 +43,17 @@ router = APIRouter(
 
 _VERSION = "Of the adapter called `name`; `variant` too where several variants have that name."
 
+STAGE_EXAMPLES = {
+    "staging": {"summary": "To be tried", "value": {"stage": "staging"}},
+    "production": {"summary": "By the newest comparison", "value": {"stage": "production"}},
+    "override": {
+        "summary": "For a reason of your own",
+        "value": {"stage": "production", "override": "as good, and half as large"},
+    },
+}
+
 Reader = Annotated[Caller, requires(Scope.ADAPTERS_READ)]
+Writer = Annotated[Caller, requires(Scope.ADAPTERS_WRITE)]
 AdapterId = Annotated[str, Path(description="`adp_…`, as the run or the list shows it.")]
 
 
@@ -46,6 +63,7 @@ class AdapterRead(BaseModel):
     name: str
     variant: str = Field(description="The folder it lies in: `8bits_r8_dora`.")
     version: int = Field(description="Counts the adapters of one name and variant from 1.")
+    stage: Stage = Field(description="In `production` is at most one of a name.")
     base_model: str
     sha256: str = Field(description="Of adapter_model.safetensors.")
     size: int = Field(description="Bytes of all files.")
@@ -53,6 +71,24 @@ class AdapterRead(BaseModel):
     created_at: datetime
     verified_at: datetime = Field(description="When its files were last compared with these.")
     damage: str | None = Field(description="What was wrong then: it is not served any more.")
+
+
+class StageMoveRead(BaseModel):
+    """That it has gone from one stage to another, and why."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    at: datetime
+    old: Stage
+    new: Stage
+    comparison_id: str | None = Field(description="What has shown that it is better.")
+    override: str | None = Field(
+        description="Why it was promoted without.", examples=["as good, and half as large"]
+    )
+    replaced_by: str | None = Field(
+        description="Which adapter took its place in production.",
+        examples=["adp_0b7d41c2e9f34a6c8d15_1"],
+    )
 
 
 class AdapterDetail(AdapterRead):
@@ -64,6 +100,32 @@ class AdapterDetail(AdapterRead):
         description="What evaluations have found, the newest first; of rows that were judged "
         "again, the newest result only."
     )
+    moves: list[StageMoveRead] = Field(description="Through the stages, the newest first.")
+
+
+class StageRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Stage = Field(description="One step away: candidate - staging - production.")
+    comparison_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="With which it is shown to be better. Default: the newest one with the "
+        "adapter in production.",
+    )
+    override: Line | None = Field(
+        None,
+        description="Why it is promoted whatever comparisons say; kept with the adapter.",
+        examples=["as good, and half as large"],
+    )
+
+    @model_validator(mode="after")
+    def _gives_reasons_where_they_count(self) -> Self:
+        for key in ("comparison_id", "override"):
+            if getattr(self, key) is not None and self.stage is not Stage.PRODUCTION:
+                raise contradiction(key, "is for the stage production")
+        return self
 
 
 class AdapterPage(BaseModel):
@@ -80,6 +142,7 @@ def list_adapters(
     version: Annotated[int | None, Query(ge=1, le=2**31 - 1, description=_VERSION)] = None,
     base_model: Annotated[str | None, Query(description="Only those for this one.")] = None,
     run_id: Annotated[str | None, Query(description="Only those that this run made.")] = None,
+    stage: Annotated[Stage | None, Query(description="Only those in this one.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> AdapterPage:
@@ -94,6 +157,7 @@ def list_adapters(
             variant=variant,
             base_model=base_model,
             run_id=run_id,
+            stage=stage,
             cursor=cursor,
             limit=limit,
         )
@@ -109,11 +173,40 @@ def get_adapter(
     with db.reading() as session:
         adapter = registry.get_adapter(session, caller.owner, adapter_id)
         found = results.newest_of(session, adapter.id)
+        history = moves.history(session, adapter.id)
     return AdapterDetail(
         **dict(_read(adapter)),
         serving=_serving(store, adapter),
         evaluations=[ResultRead.model_validate(row) for row in found],
+        moves=[StageMoveRead.model_validate(row) for row in history],
     )
+
+
+@router.post(
+    "/{adapter_id}/stage",
+    operation_id="move_adapter",
+    responses=responses(400, 404, 409, 410, 413, 415),
+)
+def move_adapter(
+    adapter_id: AdapterId,
+    wanted: Annotated[StageRequest, Body(openapi_examples=STAGE_EXAMPLES)],
+    caller: Writer,
+    db: DatabaseDep,
+    audit: AuditDep,
+) -> AdapterRead:
+    """Move an adapter to another stage. Asking twice is asking once.
+
+    Into production goes one that a stored comparison finds better than the adapter of its name
+    that is there, or, where none is, than its base model: else 409 `evidence_lacking`, unless
+    `override` says why. The one that was there goes back to staging."""
+    wish = Wish(**dict(wanted))
+    with db.transaction() as session:
+        at = now(session)
+        moved = moves.move(session, caller.owner, adapter_id, wish, now=at)
+        if moved is not None:
+            said = wanted.model_dump(mode="json", exclude_none=True)
+            audit.note(session, caller, Action.ADAPTER_MOVED, adapter_id, now=at, **said)
+        return _read(registry.get_adapter(session, caller.owner, adapter_id))
 
 
 @router.head("/{adapter_id}/files/{path}", include_in_schema=False)
@@ -220,6 +313,7 @@ def _read(adapter: Adapter) -> AdapterRead:
         name=adapter.name,
         variant=adapter.variant,
         version=adapter.version,
+        stage=adapter.stage,
         base_model=adapter.base_model,
         sha256=adapter.sha256,
         size=sum(file.size for file in files),

@@ -13,6 +13,7 @@ from finlora_core.adapters.manifest import CARD, MANIFEST, WEIGHTS, File
 from finlora_core.db.models import Adapter, Run
 from finlora_core.db.pages import Page, page
 from finlora_core.errors import AdapterDamaged, AmbiguousAdapter, NotFound
+from finlora_core.stages.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,18 @@ def list_adapters(
     variant: str | None,
     base_model: str | None,
     run_id: str | None,
+    stage: Stage | None,
     cursor: str | None,
     limit: int,
 ) -> Page[Adapter]:
     """Newest first. Raises `InvalidCursor`."""
-    wanted = {"name": name, "variant": variant, "base_model": base_model, "run_id": run_id}
+    wanted = {
+        "name": name,
+        "variant": variant,
+        "base_model": base_model,
+        "run_id": run_id,
+        "stage": stage,
+    }
     filters = {key: value for key, value in wanted.items() if value is not None}
     own = select(Adapter).filter_by(owner=owner, **filters)
     return page(session, own, Adapter, cursor, limit)

@@ -14,6 +14,7 @@ class Action(StrEnum):
     EVALUATION_CREATED = "evaluation.created"
     EVALUATION_CANCELLED = "evaluation.cancelled"
     COMPARISON_CREATED = "comparison.created"
+    ADAPTER_MOVED = "adapter.moved"
     DATASET_CREATED = "dataset.created"
     DATASET_DELETED = "dataset.deleted"
     UPLOAD_CREATED = "upload.created"

@@ -1,8 +1,10 @@
 """An API over a real database of each kind, with a queue that is a list."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -17,6 +19,7 @@ from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.lifecycle import Order
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.settings import Settings
+from tests.answers import answer
 from tests.lora import write_adapter
 from tests.support import (
     FACTS,
@@ -27,6 +30,13 @@ from tests.support import (
     make_key,
     write_dataset,
 )
+
+ROWS = 40
+RIGHT = ["positive"] * ROWS
+WRONG = ["negative"] * 30 + ["positive"] * 10
+
+Publish = Callable[..., Adapter]
+Evaluate = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -55,19 +65,45 @@ def client(
 
 
 @pytest.fixture
-def adapter(database: Database, store: AdapterStore, tmp_path: Path) -> Adapter:
-    """A published adapter with a run that has succeeded."""
-    write_adapter(tmp_path / "output")
-    with database.transaction() as session:
-        order = Order(name="sentiment")
-        lifecycle.create_run(session, make_config(), order, dataset=FACTS, now=now(session))
-        lease = lifecycle.claim_next(
-            session, worker="w", now=now(session), ttl=timedelta(minutes=2)
-        )
-        assert lease is not None
-        id = registry.adapter_id(lease.run_id, lease.attempt)
-        store.publish(id, store.stage(id, tmp_path / "output"))
-        files = describe(store.folder(id), PUBLISHED)
-        completed = AttemptEnd(end=End.COMPLETED)
-        lifecycle.finish(session, lease, completed, now=now(session), policy=POLICY)
-        return registry.add_adapter(session, queries.get_any_run(session, lease.run_id), id, files)
+def publish(database: Database, store: AdapterStore, tmp_path: Path) -> Publish:
+    """Publishes an adapter, of a run that has succeeded."""
+
+    def publish(name: str = "sentiment") -> Adapter:
+        write_adapter(tmp_path / "output")
+        with database.transaction() as session:
+            order = Order(name=name)
+            lifecycle.create_run(session, make_config(), order, dataset=FACTS, now=now(session))
+            ttl = timedelta(minutes=2)
+            lease = lifecycle.claim_next(session, worker="w", now=now(session), ttl=ttl)
+            assert lease is not None
+            id = registry.adapter_id(lease.run_id, lease.attempt)
+            store.publish(id, store.stage(id, tmp_path / "output"))
+            files = describe(store.folder(id), PUBLISHED)
+            completed = AttemptEnd(end=End.COMPLETED)
+            lifecycle.finish(session, lease, completed, now=now(session), policy=POLICY)
+            run = queries.get_any_run(session, lease.run_id)
+            return registry.add_adapter(session, run, id, files)
+
+    return publish
+
+
+@pytest.fixture
+def adapter(publish: Publish) -> Adapter:
+    return publish()
+
+
+@pytest.fixture
+def evaluate(client: TestClient, database: Database, settings: Settings) -> Evaluate:
+    """Posts an evaluation on 40 rows whose answer is `positive`, and ends it with these answers,
+    a list a model; as the API shows it then."""
+
+    def evaluate(*answers: Sequence[str], file: str = "tfns_test.jsonl", **keys: Any) -> Any:
+        path = settings.datasets[0] / file
+        if not path.exists():
+            rows = ({"context": f"{file} {n}.", "target": "positive"} for n in range(ROWS))
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        id = client.post("/evaluations", json={"tasks": [{"task": "tfns"}], **keys}).json()["id"]
+        answer(database, settings, id, *answers)
+        return client.get(f"/evaluations/{id}").json()
+
+    return evaluate

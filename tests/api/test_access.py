@@ -211,6 +211,7 @@ def _told(ask: Ask, key: str) -> Mapping[str, str]:
 
 
 BODIES: dict[str, Any] = {
+    "/adapters/{adapter_id}/stage": {"json": {"stage": "staging"}},
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part-none"]}},
 }
 """Of routes that look at what was sent before they look who sent it."""

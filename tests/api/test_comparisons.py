@@ -1,39 +1,14 @@
 """Comparisons as the API sees them, of evaluations that have ended with given answers."""
 
 import json
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from finlora_core.db.models import Adapter
-from finlora_core.db.session import Database
-from finlora_core.settings import Settings
-from tests.answers import answer
+from tests.api.conftest import RIGHT, ROWS, WRONG, Evaluate
 from tests.support import BASE_MODEL
-
-ROWS = 40
-RIGHT = ["positive"] * ROWS
-WRONG = ["negative"] * 30 + ["positive"] * 10
-
-Evaluate = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def evaluate(client: TestClient, database: Database, settings: Settings) -> Evaluate:
-    """Posts an evaluation whose models give these answers; as the API shows it then."""
-
-    def evaluate(*answers: Sequence[str], file: str = "tfns_test.jsonl", **keys: Any) -> Any:
-        path = settings.datasets[0] / file
-        if not path.exists():
-            rows = ({"context": f"{file} {n}.", "target": "positive"} for n in range(ROWS))
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        id = client.post("/evaluations", json={"tasks": [{"task": "tfns"}], **keys}).json()["id"]
-        answer(database, settings, id, *answers)
-        return client.get(f"/evaluations/{id}").json()
-
-    return evaluate
 
 
 def post(client: TestClient, a: str, b: str, **keys: Any) -> Any:

@@ -14,8 +14,10 @@ from finlora_core.audit import log
 from finlora_core.audit.action import Action
 from finlora_core.audit.log import Filters
 from finlora_core.db.session import Database
+from finlora_core.evaluation import comparisons
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.status import RunStatus
+from finlora_core.stages.stage import Stage
 from tests.support import NOON
 
 Ask = Callable[[Session], object]
@@ -30,7 +32,8 @@ def runs(**wanted: Any) -> Ask:
 
 
 def adapters(**wanted: Any) -> Ask:
-    filters = {"name": None, "variant": None, "base_model": None, "run_id": None, **wanted}
+    names = ("name", "variant", "base_model", "run_id", "stage")
+    filters = {**dict.fromkeys(names), **wanted}
     return lambda session: registry.list_adapters(session, "ann", **filters, cursor=None, limit=9)
 
 
@@ -51,6 +54,15 @@ PLANS = {
     "adapters by name": ("ix_adapters_name_page", adapters(name="n")),
     "adapters by variant": ("ix_adapters_variant_page", adapters(variant="fp16_r8")),
     "adapters by base model": ("ix_adapters_base_model_page", adapters(base_model="org/model")),
+    "adapters by stage": ("ix_adapters_stage_page", adapters(stage=Stage.STAGING)),
+    "adapters by name and stage": (
+        "ix_adapters_name_stage_page",
+        adapters(name="n", stage=Stage.PRODUCTION),
+    ),
+    "comparisons": (
+        "ix_comparisons_page",
+        lambda session: comparisons.list_comparisons(session, "ann", cursor=None, limit=9),
+    ),
     "the audit log by owner": ("ix_audit_log_owner", entries(owner="ann")),
     "the audit log by key": ("ix_audit_log_key_id", entries(key_id="k")),
     "the audit log by action": ("ix_audit_log_action", entries(action=Action.RUN_CREATED)),

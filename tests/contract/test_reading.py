@@ -173,6 +173,7 @@ def test_adapters_are_found_by_run(database: Database) -> None:
             variant=None,
             base_model=None,
             run_id=first.run_id,
+            stage=None,
             cursor=None,
             limit=9,
         )

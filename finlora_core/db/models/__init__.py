@@ -1,6 +1,6 @@
 """The tables. Migrations in migrations/ make the same ones; a test holds the two together."""
 
-from finlora_core.db.models.adapters import Adapter
+from finlora_core.db.models.adapters import Adapter, StageMove
 from finlora_core.db.models.audit import AuditEntry, AuditHead
 from finlora_core.db.models.base import Base
 from finlora_core.db.models.comparisons import Comparison
@@ -29,6 +29,7 @@ __all__ = [
     "MetricPoint",
     "Run",
     "RunAttempt",
+    "StageMove",
     "Upload",
     "Webhook",
     "Worker",

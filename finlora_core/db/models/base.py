@@ -21,6 +21,7 @@ from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.outcome import End
 from finlora_core.runs.status import Phase, RunStatus
+from finlora_core.stages.stage import Stage
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -70,6 +71,7 @@ class Base(DeclarativeBase):
         PromptFormat: _words(PromptFormat),
         EventType: _words(EventType, 32),
         Level: _words(Level),
+        Stage: _words(Stage),
     }
 
 
