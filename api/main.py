@@ -26,6 +26,7 @@ from api.routers import (
     journal,
     keys,
     runs,
+    tasks,
     webhooks,
 )
 from api.stopping import calling_on_stop
@@ -51,6 +52,7 @@ ROUTERS = (
     journal.router,
     evaluations.router,
     comparisons.router,
+    tasks.router,
     datasets.router,
     adapters.router,
     keys.router,

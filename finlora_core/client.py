@@ -1,4 +1,4 @@
-"""The Python client: post a run, follow it, download its adapter and verify it."""
+"""The Python client: post a run or an evaluation, follow it, download an adapter and verify it."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ import httpx
 from finlora_core.download import InvalidAnswer, Report, download, ignore
 from finlora_core.errors import FinLoRAError, InvalidSettings, Unauthorized, Unavailable
 from finlora_core.redact import redact
+from finlora_core.runs.kind import RunKind
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
@@ -67,11 +68,23 @@ class Client:
         """One page, the newest first."""
         return self._page("/runs", filters)
 
+    def create_evaluation(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return self._json("POST", "/evaluations", json=config)
+
+    def list_evaluations(self, **filters: Any) -> list[dict[str, Any]]:
+        """One page, the newest first."""
+        return self._page("/evaluations", filters)
+
+    def list_tasks(self) -> list[dict[str, Any]]:
+        """What can be evaluated, and whether its rows are at hand."""
+        return self._page("/tasks", {})
+
     def get_run(self, run_id: str) -> dict[str, Any]:
-        return self._json("GET", f"/runs/{run_id}")
+        """A run or, here and where it is followed, an evaluation."""
+        return self._json("GET", _path_of(run_id))
 
     def cancel_run(self, run_id: str) -> dict[str, Any]:
-        return self._json("POST", f"/runs/{run_id}/cancel")
+        return self._json("POST", f"{_path_of(run_id)}/cancel")
 
     def pause_run(self, run_id: str) -> dict[str, Any]:
         return self._json("POST", f"/runs/{run_id}/pause")
@@ -88,7 +101,7 @@ class Client:
 
     def read_log(self, run_id: str, offset: int = 0) -> tuple[str, int]:
         """The log from `offset` on, and where to go on from: the same place at its end."""
-        answer = self._request("GET", f"/runs/{run_id}/logs", params={"offset": offset})
+        answer = self._request("GET", f"{_path_of(run_id)}/logs", params={"offset": offset})
         return answer.text, int(answer.headers.get("Next-Offset", offset))
 
     def read_metrics(self, run_id: str) -> Iterator[dict[str, Any]]:
@@ -177,6 +190,14 @@ class Client:
         with self._http.stream("GET", path, headers=dict(headers)) as answer:
             _raise_for(answer)
             yield answer
+
+
+def is_evaluation(run_id: str) -> bool:
+    return run_id.startswith(f"{RunKind.EVALUATION.prefix}_")
+
+
+def _path_of(run_id: str) -> str:
+    return f"/evaluations/{run_id}" if is_evaluation(run_id) else f"/runs/{run_id}"
 
 
 def _raise_for(answer: httpx.Response) -> None:

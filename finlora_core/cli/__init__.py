@@ -6,7 +6,17 @@ the core. Every failure that is foreseen ends in `terminal.Commands`: one line, 
 
 import typer
 
-from finlora_core.cli import adapters, audit, datasets, finetune, keys, runs, service, submit
+from finlora_core.cli import (
+    adapters,
+    audit,
+    datasets,
+    evaluate,
+    finetune,
+    keys,
+    runs,
+    service,
+    submit,
+)
 from finlora_core.cli.terminal import Commands
 
 app = typer.Typer(
@@ -23,6 +33,8 @@ app.command()(service.migrate)
 app.command()(finetune.finetune)
 app.command()(submit.submit)
 app.command()(submit.render)
+app.command()(evaluate.evaluate)
+app.command()(evaluate.evaluations)
 for command in (runs.status, runs.logs, runs.cancel, runs.pause, runs.resume, runs.retry):
     app.command()(command)
 app.add_typer(adapters.app, name="adapters")

@@ -65,7 +65,7 @@ def show(
     finlora adapters show sentiment_llama_3_1_8b_8bits_r8 --version 2
     """
     with connect(url) as client:
-        adapter = client.get_adapter(_find(client, wanted, variant, version)["id"])
+        adapter = client.get_adapter(find_adapter(client, wanted, variant, version)["id"])
     say(adapter["id"], style="bold")
     for key in ("name", "variant", "version", "base_model", "run_id", "created_at", "damage"):
         if adapter.get(key) is not None:
@@ -96,7 +96,7 @@ def pull(
     finlora adapters pull adp_8f0c1d0c4a8b4e2f9d11_1 --to adapters --url http://gpu-box:8000
     """
     with connect(url) as client:
-        adapter = _find(client, wanted, variant, version)
+        adapter = find_adapter(client, wanted, variant, version)
         with reporting_bytes(console, adapter["name"]) as report:
             folder = client.download(adapter["id"], to, report)
     say(f"{folder}: {len(adapter['files'])} files, every SHA-256 agrees")
@@ -180,7 +180,9 @@ def _say_serving(verdicts: Sequence[dict[str, Any]]) -> None:
         say(f"{what}: {how}")
 
 
-def _find(client: Client, wanted: str, variant: str | None, version: int | None) -> dict[str, Any]:
+def find_adapter(
+    client: Client, wanted: str, variant: str | None = None, version: int | None = None
+) -> dict[str, Any]:
     """By id; or by name, of its only variant the newest version unless told otherwise."""
     if wanted.startswith("adp_"):
         return client.get_adapter(wanted)

@@ -7,15 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from finlora_core.cli.progress import duration, reporting, run_words
+from finlora_core.cli.follow import follow, say_failure, say_left
+from finlora_core.cli.progress import duration
 from finlora_core.cli.service import say_stopping
 from finlora_core.cli.terminal import (
     INTERRUPTED,
     Home,
     Port,
     connect,
-    console,
-    errors,
     say,
     settings_of,
     stop_on_signals,
@@ -92,12 +91,9 @@ def _train_there(chosen: NamedConfig, url: str) -> None:
         run = client.create_run(chosen.body)
         say(f"Posted {run['id']} ({run['variant']}) to {client.url}. Ctrl-C only stops watching.")
         try:
-            ended = _follow(client, run)
+            ended = follow(client, run)
         except KeyboardInterrupt:
-            here = f"{run['id']} --url {client.url}"
-            say("\nNot watched any more; the run goes on.")
-            say(f"To watch it: finlora logs {here} --follow")
-            say(f"To stop it: finlora cancel {here}")
+            say_left(client, run)
             raise typer.Exit(INTERRUPTED) from None
         _conclude(client, ended, where=None)
 
@@ -131,7 +127,7 @@ def _train_in(
     else:
         say(f"Going on with {run['id']} ({run['variant']}), which was stopped before its end")
     posted(run["id"])
-    return _follow(client, run, stack.require_alive)
+    return follow(client, run, stack.require_alive)
 
 
 def _unfinished(client: Client, chosen: NamedConfig) -> dict[str, Any] | None:
@@ -144,23 +140,10 @@ def _unfinished(client: Client, chosen: NamedConfig) -> dict[str, Any] | None:
     return None
 
 
-def _follow(
-    client: Client, run: Mapping[str, Any], check: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """The run when it has ended, its progress shown until then."""
-    with reporting(console, run["name"]) as report:
-
-        def show(seen: dict[str, Any]) -> None:
-            check()
-            report(*run_words(seen))
-
-        return client.wait(run["id"], show)
-
-
 def _conclude(client: Client, run: Mapping[str, Any], where: Path | None) -> None:
     """Say how it went. `where` is the adapters' folder, if it is on this machine."""
     if run["status"] != "succeeded":
-        _say_failure(run)
+        say_failure(run)
         raise typer.Exit(1)
     adapter = client.get_adapter(run["adapter_id"])
     seconds = _seconds(run)
@@ -186,14 +169,6 @@ def _say_how_to_load(adapter: Mapping[str, Any], folder: str | None, url: str) -
     say("  from transformers import AutoModelForCausalLM")
     say(f'  base = AutoModelForCausalLM.from_pretrained("{adapter["base_model"]}")')
     say(f'  model = PeftModel.from_pretrained(base, "{folder}")')
-
-
-def _say_failure(run: Mapping[str, Any]) -> None:
-    error = run["error"] or {"code": run["status"], "hint": "", "log_tail": ""}
-    if error["log_tail"]:
-        errors.print(error["log_tail"].rstrip(), soft_wrap=True)
-    errors.print(f"{error['code']}: ", style="red", end="")
-    errors.print(f"{run['name']} ({run['id']}) {run['status']}. {error['hint']}", soft_wrap=True)
 
 
 def _metrics(client: Client, run_id: str) -> str:

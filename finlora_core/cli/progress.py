@@ -65,18 +65,25 @@ class _PlainLines:
 
 
 def run_words(run: Mapping[str, Any]) -> tuple[int, int | None, str]:
-    """Step, steps in all and a sentence for what GET /runs/{id} answered."""
+    """Step, steps in all and a sentence for what GET /runs/{id} or /evaluations/{id} answered."""
     progress = run["progress"]
     state = _state(run)
     if progress is None:
         return 0, None, state
-    words = f"{state}  step {progress['step']}/{progress['max_steps']}"
-    words += f" ({progress['percent']:.0f} %)"
-    if progress["loss"] is not None:
+    done, total, unit = _counted(progress)
+    words = f"{state}  {unit} {done}/{total} ({progress['percent']:.0f} %)"
+    if progress.get("loss") is not None:
         words += f"  loss {progress['loss']:.3f}"
     if run["status"] == "running" and progress["eta_seconds"] is not None:
         words += f"  {duration(progress['eta_seconds'])} left"
-    return progress["step"], progress["max_steps"], words
+    return done, total, words
+
+
+def _counted(progress: Mapping[str, Any]) -> tuple[int, int, str]:
+    """A training counts steps, an evaluation rows."""
+    if "rows" in progress:
+        return progress["rows"], progress["all_rows"], "row"
+    return progress["step"], progress["max_steps"], "step"
 
 
 def duration(seconds: float) -> str:
@@ -96,14 +103,14 @@ def _state(run: Mapping[str, Any]) -> str:
         return str(run["status"])
     if run["cancel_requested"]:
         return "being cancelled"
-    if run["pause_requested"]:
+    if run.get("pause_requested"):  # evaluations are not paused
         return "being paused"
     return str(run["phase"] or "starting")
 
 
 def _queued(run: Mapping[str, Any]) -> str:
     ahead = run["queue_position"]
-    if run["not_before"] is not None:
+    if run.get("not_before") is not None:
         waits = (datetime.fromisoformat(run["not_before"]) - datetime.now(UTC)).total_seconds()
         if waits > 1:
             return f"queued, tried again in {duration(waits)}"

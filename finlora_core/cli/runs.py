@@ -1,4 +1,4 @@
-"""Runs of a service: look at them, stop them, go on with them."""
+"""Runs of a service, evaluations too: look at them, stop them, go on with them."""
 
 import sys
 import time
@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from finlora_core.cli.evaluate import say_evaluation
 from finlora_core.cli.progress import run_words
-from finlora_core.cli.terminal import INTERRUPTED, Url, connect, say, say_table
-from finlora_core.client import TERMINAL, Client
+from finlora_core.cli.terminal import INTERRUPTED, Url, connect, say, say_facts, say_table
+from finlora_core.client import TERMINAL, Client, is_evaluation
 from finlora_core.errors import UnknownName
 from finlora_core.runs.config_file import suggest
 
-Run = Annotated[str, typer.Argument(help="A run's id, or a name: its newest run.")]
+Run = Annotated[
+    str, typer.Argument(help="A run's id, or a name: its newest run; or an evaluation's id.")
+]
 
 NEWEST = 1000
 """Runs among which a name is looked for that does not exist."""
@@ -22,18 +25,23 @@ FOLLOW_SECONDS = 1.0
 
 
 def status(
-    run: Annotated[str | None, typer.Argument(help="A run's id, or a name.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="A run's id, or a name; or an evaluation's id.")
+    ] = None,
     url: Url = None,
 ) -> None:
     """Show one run, by id or by name (its newest run), or the newest twenty.
 
+    Of an evaluation, by its id: its results, too.
+
     \b
     finlora status
     finlora status sentiment_llama_3_1_8b_8bits_r8
+    finlora status eval_1c0fd2a98b4e4f7f9d11
     """
     with connect(url) as client:
         if run is not None:
-            _say_run(_find(client, run))
+            _say_found(client, _find(client, run))
             return
         rows = [
             (each["id"], each["name"], each["variant"], run_words(each)[2])
@@ -47,7 +55,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run ends.")] = False,
     url: Url = None,
 ) -> None:
-    """Print the log of a run, by id or by name (its newest run).
+    """Print the log of a run, by id or by name (its newest run), or of an evaluation.
 
     \b
     finlora logs run_8f0c1d0c4a8b4e2f9d11
@@ -61,7 +69,7 @@ def logs(
 
 
 def cancel(run: Run, url: Url = None) -> None:
-    """Stop a run for good.
+    """Stop a run, or an evaluation, for good.
 
     \b
     finlora cancel run_8f0c1d0c4a8b4e2f9d11
@@ -105,6 +113,8 @@ def retry(run: Run, url: Url = None) -> None:
 
 def _find(client: Client, wanted: str) -> dict[str, Any]:
     """By id, or the newest run of that name. Raises `UnknownName` with close ones."""
+    if is_evaluation(wanted):
+        return client.get_run(wanted)
     named = client.list_runs(name=wanted, limit=1)
     if named:
         return named[0]
@@ -112,6 +122,13 @@ def _find(client: Client, wanted: str) -> dict[str, Any]:
         return client.get_run(wanted)
     names = list(dict.fromkeys(run["name"] for run in client.list_runs(limit=NEWEST)))
     raise UnknownName(f"{client.url} has no run {wanted!r}; {suggest(wanted, names)}")
+
+
+def _say_found(client: Client, run: Mapping[str, Any]) -> None:
+    if is_evaluation(run["id"]):
+        say_evaluation(client, run)
+    else:
+        _say_run(run)
 
 
 def _say_run(run: Mapping[str, Any]) -> None:
@@ -129,10 +146,7 @@ def _say_run(run: Mapping[str, Any]) -> None:
         "adapter": run["adapter_id"],
         "error": error and f"{error['code']}: {error['hint']}",
     }
-    say(run["id"], style="bold")
-    for name, value in rows.items():
-        if value:
-            say(f"  {name:<10} {value}")
+    say_facts(run["id"], rows)
 
 
 def _say_wish(run: Mapping[str, Any]) -> None:

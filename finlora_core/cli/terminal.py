@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -67,6 +67,14 @@ def say_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for number, row in enumerate(texts):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         say("  ".join(cells).rstrip(), style="bold" if number == 0 else None)
+
+
+def say_facts(head: str, facts: Mapping[str, object]) -> None:
+    """Those that there are, a line each, below the head."""
+    say(head, style="bold")
+    for name, value in facts.items():
+        if value:
+            say(f"  {name:<10} {value}")
 
 
 def settings_of(port: int | None = None, home: Path | None = None) -> Settings:

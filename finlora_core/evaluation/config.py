@@ -37,14 +37,13 @@ class EvaluationSet(Closed):
         min_length=1,
         max_length=64,
         description="One of FinLoRA's (docs/evaluation.md): it brings metric, labels and length "
-        "of an answer. Default data: FinLoRA's `../data/test/<task>_test.jsonl`, or "
-        "`<task>_test.jsonl`, inside a dataset root.",
+        "of an answer. Default data: FinLoRA's test set, where GET /tasks says it must lie.",
         examples=["tfns"],
     )
     dataset_path: Line | None = Field(
         None,
         description="Rows with targets, as for training: a file inside a dataset root, or an "
-        "uploaded `ds_…`.",
+        "uploaded `dataset_…`.",
     )
     metric: Metric | None = Field(
         None, strict=False, description="What an answer is held against, without a task."

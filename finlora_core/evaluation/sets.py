@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.datasets.check import DatasetFacts, detect_form
-from finlora_core.datasets.locate import find_dataset
+from finlora_core.datasets.locate import find_dataset, locate_dataset
 from finlora_core.datasets.rows import turns_of
 from finlora_core.errors import (
     DatasetNotFound,
@@ -34,7 +35,7 @@ from finlora_core.settings import Settings
 Given = tuple[tuple[str, str], ...]
 """Role and text of all that comes before the answer, as `datasets.rows.turns_of` has it."""
 
-TEST_SETS = ("../data/test/{task}_test.jsonl", "{task}_test.jsonl")
+TEST_SETS = ("../data/test/{file}", "{file}")
 """Where a FinLoRA checkout has them, seen from its lora/ folder; and a folder of nothing else."""
 
 
@@ -102,6 +103,18 @@ def find_sets(
     ]
 
 
+def find_test_set(task: Task, roots: Sequence[Path]) -> tuple[str, Path] | None:
+    """The path of a task's own rows as a person would write it, and the real one."""
+    for written in paths_of_test_set(task):
+        with suppress(DatasetNotFound):
+            return written, locate_dataset(written, roots)
+    return None
+
+
+def paths_of_test_set(task: Task) -> Sequence[str]:
+    return [pattern.format(file=task.test_file) for pattern in TEST_SETS]
+
+
 def sha256_of(sets: Sequence[FoundSet]) -> str:
     return hashlib.sha256("".join(one.facts.sha256 for one in sets).encode()).hexdigest()
 
@@ -151,17 +164,14 @@ def _changed(wanted: EvaluationSet) -> Mapping[str, Any]:
 def _locate(wanted: EvaluationSet, owner: str, settings: Settings) -> tuple[str, Path]:
     if wanted.dataset_path is not None:
         return wanted.dataset_path, find_dataset(wanted.dataset_path, owner, settings)
-    for pattern in TEST_SETS:
-        written = pattern.format(task=wanted.task)
-        try:
-            return written, find_dataset(written, owner, settings)
-        except DatasetNotFound:
-            continue
-    places = " or ".join(pattern.format(task=wanted.task) for pattern in TEST_SETS)
-    raise DatasetNotFound(
-        f"the test set of {wanted.task} is not inside the dataset roots as {places}; put it "
-        "there, or give its dataset_path"
-    )
+    task = get_task(wanted.task or "")
+    found = find_test_set(task, settings.datasets)
+    if found is None:
+        raise DatasetNotFound(
+            f"the test set of {task.name} is not inside the dataset roots as "
+            f"{' or '.join(paths_of_test_set(task))}; put it there, or give its dataset_path"
+        )
+    return found
 
 
 def _drawn(rows: int, limit: int | None, seed: int) -> frozenset[int] | range:

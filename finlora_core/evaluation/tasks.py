@@ -79,6 +79,8 @@ class Task:
     name: str | None = None
     """None: a user's own."""
     title: str = ""
+    test_file: str = ""
+    """What FinLoRA calls the file with the test set."""
     prompt: str = "{context}"
     """How FinLoRA builds a row's context."""
     aliases: tuple[tuple[str, str], ...] = ()
@@ -132,6 +134,7 @@ def load_tasks() -> Mapping[str, Task]:
 
 def _task(name: str, record: Mapping[str, Any]) -> Task:
     typed = {
+        "test_file": record.get("test_file", f"{name}_test.jsonl"),
         "metric": Metric(record["metric"]),
         "labels": tuple(record.get("labels", ())),
         "tolerance": Decimal(record.get("tolerance", 0)),
