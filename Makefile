@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events bench-api parity check format constraints audit openapi fuzz clean
+.PHONY: help setup demo test chaos mutants resume long bench-cancel bench-events bench-api bench-evaluation parity check format constraints audit openapi fuzz clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: ## make .venv with everything, at the pinned versions
 	@scripts/setup-env
@@ -46,6 +46,13 @@ QUICK ?=
 
 bench-api: setup ## the API beside MLflow, a bare route and nginx: DB=sqlite|postgres QUICK=1 (about 10 minutes)
 	@$(BIN)/python -m benchmarks.api --db $(DB) $(if $(QUICK),--quick)
+
+DATA ?=
+ROUNDS ?= 3
+
+bench-evaluation: setup ## rows/s beside FinLoRA's way, on the demo's model: DATA=folder of its test sets (about 2 minutes)
+	@test -d .finlora/demo/downloads || $(BIN)/python -m demo
+	@$(BIN)/python -m benchmarks.evaluation --rounds $(ROUNDS) $(if $(DATA),--data $(DATA))
 
 FINLORA ?= ../finlora
 
