@@ -1,20 +1,20 @@
 """Runs inside the training process: metrics, progress, checks, checkpoints, the end's marker.
 
 Axolotl loads it by name from the YAML. Beside the YAML the worker tells the process only
-the attempt's folder (FINLORA_ATTEMPT_DIR) and how often to save (FINLORA_CHECKPOINT_SECONDS).
+the attempt's folder (FINLORA_ATTEMPT_DIR) and how often to save (FINLORA_CHECKPOINT_SECONDS);
+what the training is judged by lies in that folder.
 A plugin that fails to import is only logged by Axolotl; then the marker is missing,
 and the worker takes that for a failure.
 """
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unicodedata import normalize
 
 import torch
@@ -31,16 +31,22 @@ from transformers import (
 )
 
 from finlora_core.datasets.rows import texts_of
+from finlora_core.errors import Invalid
+from finlora_core.evaluation.tasks import task_or_metric
 from finlora_core.runs.config import PromptFormat
+from finlora_core.training.best import latest
 from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
+from worker.aside import without_a_draw
 from worker.cpu_mends import keep_4bit_differentiable, keep_int8_scales
-from worker.loading import count_quantized
+from worker.errand import Judging
+from worker.judge import Exam, Judge, make_exam
+from worker.loading import Prompts, count_quantized
 from worker.probe import probe, rows_of
+from worker.processes import is_first_process, of_first_process
+from worker.reporter import Reporter
 from worker.tail import write_json
-
-PROGRESS_EVERY = 0.5  # seconds
 
 
 class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
@@ -51,6 +57,8 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
         self._files = AttemptFiles(Path(os.environ[ATTEMPT_DIR]))
         self._facts: dict[str, Any] = {}
         self._checkpoints = Checkpoints(self._files, float(os.environ[CHECKPOINT_SECONDS]))
+        self._reporter = Reporter(self._files, self._facts, self._checkpoints.was_asked_to_stop)
+        self._judge: Judge | None = None
         self._probed: Sequence[Sequence[int]] = ()
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
@@ -90,107 +98,65 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
                     FailureCode.TOKENIZER_MISMATCH, f"at the row that starts {text[:60]!r}"
                 )
         trainer.args.logging_nan_inf_filter = False  # it would log NaN as a loss of 0
+        trainer.evaluate = without_a_draw(trainer.evaluate)
         # the supervisor takes checkpoints away: the trainer's own rotation would fall over a
         # folder that vanishes while it looks
         trainer.args.save_total_limit = None
         self._checkpoints.resumed_from = cfg.resume_from_checkpoint
+        if self._files.judging.is_file():
+            self._judge = self._make_judge(cfg, trainer)
+            trainer.add_callback(self._judge)
         trainer.add_callback(self._checkpoints)
-        trainer.add_callback(Reporter(self._files, self._facts))
+        trainer.add_callback(self._reporter)
         self._probed = rows_of(trainer.train_dataset)
 
     def post_train(self, cfg: Any, model: torch.nn.Module) -> None:
         """Called twice: first while the model is in memory as it was trained."""
-        if "probe" not in self._facts and self._checkpoints.stopped_at is None:
-            self._facts["probe"] = probe(model, self._probed)
+        if "probe" in self._facts or self._checkpoints.was_asked_to_stop():
+            return
+        if self._judge is not None:
+            best = self._judge.take_best(model)
+            self._facts["best"] = best.model_dump(mode="json")
+            self._facts["metrics"] |= latest(self._judge.history, up_to=best.step)
+        self._facts["probe"] = probe(model, self._probed)
 
     def post_train_unload(self, cfg: Any) -> None:
         """Called last, after the adapter has been saved."""
         if not is_first_process():
             return
-        if self._checkpoints.stopped_at is None:
+        if not self._checkpoints.was_asked_to_stop():
             write_json(self._files.completed, self._facts)
         else:
             write_json(self._files.stopped, {"step": self._checkpoints.stopped_at})
 
-    def _refuse(self, code: FailureCode, detail: str) -> None:
+    def _make_judge(self, cfg: Any, trainer: Any) -> Judge:
+        judging = Judging.model_validate_json(self._files.judging.read_text())
+        prompts = Prompts(trainer.processing_class)
+        return Judge(
+            self._files,
+            self._make_exam(cfg, trainer.eval_dataset, prompts, judging.task),
+            prompts,
+            patience=judging.patience,
+            resumed_from=cfg.resume_from_checkpoint,
+            desk=self._reporter,
+        )
+
+    def _make_exam(self, cfg: Any, rows: Any, prompts: Prompts, task: str) -> Exam:
+        try:
+            return make_exam(
+                task_or_metric(task),
+                rows or (),
+                prompts,
+                seed=cfg.seed,
+                is_chat=form_of(cfg) is PromptFormat.CHAT,
+                tokens_at_once=cfg.micro_batch_size * cfg.sequence_len,
+            )
+        except Invalid as error:
+            self._refuse(FailureCode.NOTHING_TO_JUDGE, str(error))
+
+    def _refuse(self, code: FailureCode, detail: str) -> NoReturn:
         write_json(self._files.failure, {"code": code.value, "detail": detail})
         raise SystemExit(f"{code.value}: {detail}")
-
-
-class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Writes what the worker passes on: the newest step, and a line for each log."""
-
-    def __init__(self, files: AttemptFiles, facts: dict[str, Any]) -> None:
-        self._files = files
-        self._facts = facts
-        self._started = self._last_written = time.monotonic()
-        self._first_step = 0
-        self._latest: dict[str, Any] = {}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._started = time.monotonic()
-        self._first_step = state.global_step
-        for point in state.log_history:  # of the attempts before
-            self._latest |= {key: value for key, value in point.items() if key != "step"}
-        self._write_progress(state)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        due = time.monotonic() - self._last_written >= PROGRESS_EVERY
-        if due or state.global_step == state.max_steps:
-            self._write_progress(state)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if "train_loss" in (logs or {}) and state.global_step < state.max_steps:
-            return  # stopped early: the summary comes with the end
-        if not is_first_process():
-            return
-        logs = for_the_whole_run(logs or {}, state, self._first_step)
-        numbers = {key: finite(value) for key, value in logs.items()}
-        values = {key: number for key, number in numbers.items() if number is not None}
-        self._latest.update(values)
-        point = {**values, "step": state.global_step}
-        with self._files.metrics.open("a") as file:
-            file.write(json.dumps(point) + "\n")
-        self._write_progress(state)
-        if "loss" in logs and "loss" not in values:
-            write_json(self._files.failure, {"code": FailureCode.LOSS_NOT_FINITE.value})
-            raise SystemExit(f"the loss is not finite at step {state.global_step}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._facts |= {"steps": state.global_step, "metrics": self._latest}
-
-    def _write_progress(self, state: TrainerState) -> None:
-        if not is_first_process():
-            return
-        self._last_written = time.monotonic()
-        done = state.global_step - self._first_step
-        left = state.max_steps - state.global_step
-        pace = (self._last_written - self._started) / done if done else None  # seconds a step
-        write_json(
-            self._files.progress,
-            {
-                "step": state.global_step,
-                "max_steps": state.max_steps,
-                "percent": round(100 * state.global_step / max(1, state.max_steps), 1),
-                "epoch": state.epoch and round(state.epoch, 3),
-                "loss": self._latest.get("loss"),
-                "eta_seconds": None if pace is None else round(pace * left, 1),
-                "dropped_rows": self._facts["dropped_rows"],
-            },
-        )
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
@@ -237,24 +203,14 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             with self._files.saved.open("a") as file:
                 file.write(json.dumps({"step": state.global_step}) + "\n")
 
+    def was_asked_to_stop(self) -> bool:
+        return self.stopped_at is not None
+
     def _stop(self, state: TrainerState, control: TrainerControl) -> None:
         """Whoever waits for it waits for no evaluation: going on begins with one."""
         control.should_save = control.should_log = control.should_training_stop = True
         control.should_evaluate = False
         self.stopped_at = state.global_step
-
-
-def is_first_process() -> bool:
-    """Of a training of several processes one speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def of_first_process(*decisions: bool) -> list[bool]:
-    """What the first process has decided: each for itself, they would part, and wait for ever."""
-    shared: list[Any] = list(decisions)
-    if dist.is_initialized():
-        dist.broadcast_object_list(shared, src=0)
-    return shared
 
 
 def unlike_asked(cfg: Any, accelerator: Any) -> str | None:
@@ -276,37 +232,6 @@ def absent_tensors(model: torch.nn.Module, checkpoint: Path) -> set[str]:
     trained = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(checkpoint / "adapter_model.safetensors", framework="pt") as saved:
         return trained.difference(saved.keys())
-
-
-def for_the_whole_run(
-    logs: dict[str, float], state: TrainerState, first_step: int
-) -> dict[str, float]:
-    """The summary of a resumed training, for which the trainer divides what it has seen of
-    the losses and of the time by all of the run's steps."""
-    if not first_step or "train_loss" not in logs:
-        return logs
-    share = (state.global_step - first_step) / state.global_step
-    paces = {key: value * share for key, value in logs.items() if key.endswith("_per_second")}
-    return {**logs, **paces, "train_loss": mean_loss(state.log_history)}
-
-
-def mean_loss(history: list[dict[str, float]]) -> float:
-    """Of all steps up to the last one logged; each point stands for those since the one before."""
-    total, seen = 0.0, 0.0
-    for point in history:
-        if "loss" in point:
-            total += point["loss"] * (point["step"] - seen)
-            seen = point["step"]
-    return total / max(1.0, seen)
-
-
-def finite(value: Any) -> float | None:
-    """The number, or None for NaN, infinity and what is no number."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def form_of(cfg: Any) -> PromptFormat:

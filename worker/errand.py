@@ -1,6 +1,7 @@
-"""What the worker asks of the process that answers, and the lines that it gets back.
+"""What the worker asks of the process that answers, or of one that trains, and the lines that
+it gets back.
 
-Both lie in the attempt's folder. The process knows no owners and no database, and what it writes
+All lie in the attempt's folder. The process knows no owners and no database, and what it writes
 is not trusted: it has read a model.
 """
 
@@ -17,6 +18,13 @@ from finlora_core.training.axolotl import Hardware
 
 class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Judging(Shape):
+    """What a training is judged by at its saves."""
+
+    task: str
+    patience: int | None
 
 
 class Asked(Shape):

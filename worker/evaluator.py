@@ -12,18 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
-from transformers import GenerationConfig
 
 from finlora_core.runs.config import PromptFormat
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
+from worker.answering import Texts, Tokens, answer, greedy
 from worker.errand import Answer, Completed, Errand, Meaning, Questions
 from worker.loading import Prompts, alpaca, count_quantized, load_base, load_tokenizer
 from worker.tail import write_json
-
-Tokens = Sequence[int]
 
 
 class Refused(Exception):
@@ -81,10 +78,19 @@ def _answer_all(errand: Errand, scribe: Scribe) -> None:
             prompts = Prompts(load_tokenizer(errand.base, adapter))
             for place, questions in enumerate(errand.sets):
                 print(f"model {number + 1} of {len(errand.models)}, set {place + 1}", flush=True)
-                for texts in answer(model, prompts, questions, errand.batch_size):
+                for texts in _answers(model, prompts, questions, errand.batch_size):
                     scribe.write([_answer(number, place, *text) for text in texts])
                     if questions.free_text is not None:
                         scribe.keep(number, place, texts)
+
+
+def _answers(
+    model: Any, prompts: Prompts, questions: Questions, batch_size: int
+) -> Iterator[Texts]:
+    is_chat = questions.form is PromptFormat.CHAT
+    config = greedy(model, prompts, tokens=questions.max_new_tokens, is_chat=is_chat)
+    ids = [_encode(prompts, given, questions.form) for given in questions.given]
+    return answer(model, prompts, config, ids, batch_size)
 
 
 def _compare(
@@ -105,59 +111,6 @@ def _compare(
         targets = errand.sets[place].free_text or ()
         scores = bert_scores(scorer, outputs, targets, device=errand.hardware.value)
         yield Meaning(model=model, set=place, scorer=scorer.name, scores=tuple(scores))
-
-
-def answer(
-    model: Any, prompts: Prompts, questions: Questions, batch_size: int
-) -> Iterator[Sequence[tuple[int, str | None]]]:
-    """Number and answer of each question, batch by batch, the longest prompts first: what does
-    not fit into the memory shows at once. None where the prompt is too long for the model."""
-    context: int = model.config.get_text_config().max_position_embeddings
-    ids = [_encode(prompts, given, questions.form) for given in questions.given]
-    longest = context - questions.max_new_tokens
-    if too_long := [n for n, prompt in enumerate(ids) if len(prompt) > longest]:
-        yield [(n, None) for n in too_long]
-    fitting = [n for n, prompt in enumerate(ids) if len(prompt) <= longest]
-    fitting.sort(key=lambda n: len(ids[n]), reverse=True)
-    config = _greedy(model, prompts, questions)
-    for start in range(0, len(fitting), batch_size):
-        batch = fitting[start : start + batch_size]
-        texts = _generate(model, prompts, config, [ids[n] for n in batch])
-        yield list(zip(batch, texts, strict=True))
-
-
-def _generate(
-    model: Any, prompts: Prompts, config: GenerationConfig, batch: Sequence[Tokens]
-) -> Sequence[str]:
-    width = max(map(len, batch))
-    rows = [[prompts.padding] * (width - len(ids)) + list(ids) for ids in batch]
-    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch]
-    device = model.device
-    with torch.inference_mode():
-        made = model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=config,
-        )
-    return [_text(prompts, row[width:], config.eos_token_id) for row in made.tolist()]
-
-
-def _text(prompts: Prompts, ids: Sequence[int], ends: Sequence[int]) -> str:
-    end = next((n for n, id in enumerate(ids) if id in ends), len(ids))
-    text: str = prompts.tokenizer.decode(
-        ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return text
-
-
-def _greedy(model: Any, prompts: Prompts, questions: Questions) -> GenerationConfig:
-    """All of it said: what is not would come from the base model's generation_config.json."""
-    return GenerationConfig(
-        max_new_tokens=questions.max_new_tokens,
-        do_sample=False,
-        eos_token_id=prompts.ends(model, is_chat=questions.form is PromptFormat.CHAT),
-        pad_token_id=prompts.padding,
-    )
 
 
 def _encode(prompts: Prompts, given: Sequence[tuple[str, str]], form: PromptFormat) -> Tokens:

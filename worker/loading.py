@@ -62,6 +62,12 @@ class Prompts:
             ends.add(self._end_of_turn())
         return sorted(ends - {None})
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
     @property
     def padding(self) -> int:
         id: int | None = self.tokenizer.pad_token_id

@@ -4,12 +4,13 @@ The same few rows with the adapter on and off, and what that does to the logits.
 falls does not show it: what was trained may not be what was saved, or may be switched off.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import kl_div, log_softmax
+
+from worker.aside import set_training_aside
 
 ROWS = 4
 TOKENS = 256
@@ -31,9 +32,8 @@ def probe(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, float]:
     with the same rows: where weights are spread, each forward pass gathers them.
     """
     device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else []
     total, largest, kl, agreed, tokens, values = 0.0, 0.0, 0.0, 0, 0, 0
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), _evaluating(model):
+    with set_training_aside(model):
         for row in rows:
             ids = torch.tensor([row], device=device)
             with_adapter = _logits(model, ids)
@@ -60,32 +60,7 @@ def probe(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, float]:
 
 def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """In float32, of one row: (tokens, vocabulary)."""
-    with _precision(ids.device):
-        logits: torch.Tensor = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-        ).logits
+    logits: torch.Tensor = model(
+        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
+    ).logits
     return logits[0].float()
-
-
-def _precision(device: torch.device) -> Any:
-    """As in training: on a GPU layers may be of mixed precision, which autocast reconciles."""
-    if device.type != "cuda":
-        return nullcontext()
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Without dropout; afterwards each module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    trained = [(weight, weight.requires_grad) for weight in model.parameters()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for weight, requires_grad in trained:
-            if weight.requires_grad != requires_grad:  # switching the adapter on sets it
-                weight.requires_grad_(requires_grad)

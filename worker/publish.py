@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from finlora_core.adapters import base
 from finlora_core.adapters.card import card
@@ -23,6 +24,7 @@ from finlora_core.adapters.manifest import (
 from finlora_core.adapters.peft_config import name_the_base
 from finlora_core.adapters.registry import adapter_id
 from finlora_core.errors import InvalidAdapter
+from finlora_core.training.best import Judgement
 from finlora_core.training.diagnose import FailureCode
 from worker.base_model import find_local
 from worker.bench import Bench
@@ -65,12 +67,22 @@ def _checked(staged: Path, bench: Bench, attempt: Training) -> Facts:
     sound = check_adapter(staged, attempt.config, modules)
     training = dict(read_json(attempt.files.completed) or {})
     probe = require_change(training.pop("probe", None))
+    if attempt.config.evaluation_task is not None:
+        _require_best(training.get("best"))
     return {
         "adapter": sound.facts(attempt.config.quant_bits),
         "training": training,
         "probe": probe,
         **(base.describe(folder) if folder else {}),
     }
+
+
+def _require_best(best: object) -> None:
+    """Raises `InvalidAdapter` unless it is known which step's adapter this is."""
+    try:
+        Judgement.model_validate(best)
+    except ValidationError:
+        raise InvalidAdapter("the training process has not said which step was best") from None
 
 
 def require_change(probe: object) -> Facts:

@@ -132,6 +132,7 @@ class Steps:
     """The step it goes on from."""
     newest: int = 0
     since: float = field(default_factory=boottime)
+    _answered: int = 0
 
     def __post_init__(self) -> None:
         self.newest = self.start
@@ -141,10 +142,13 @@ class Steps:
         return self.newest > self.start
 
     def look(self) -> float:
-        """Seconds since the last step."""
-        step = (read_json(self.files.progress) or {}).get("step")
+        """Seconds since the last step, or since it last answered rows to be judged between two."""
+        progress = read_json(self.files.progress) or {}
+        step, answered = progress.get("step"), progress.get("answered")
         if isinstance(step, int) and step > self.newest:
             self.newest, self.since = step, boottime()
+        if isinstance(answered, int) and answered > self._answered:
+            self._answered, self.since = answered, boottime()
         return boottime() - self.since
 
 

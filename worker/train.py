@@ -15,6 +15,7 @@ from finlora_core.training.diagnose import FailureCode, diagnose, failure
 from finlora_core.training.files import AttemptFiles, RunFiles
 from worker.bench import Bench
 from worker.environment import trainer_environment
+from worker.errand import Judging
 from worker.facts import Training
 from worker.launch import launch
 from worker.supervise import AttemptEnded, Keeper, Steps, Watch, supervise_training
@@ -56,6 +57,7 @@ def train_from(
     """
     given = replace(given, resume_from=str(checkpoint.path) if checkpoint else None)
     _write_yaml(bench, attempt, given, checkpoint.step if checkpoint else None)
+    _write_judging(attempt)
     steps = Steps(attempt.files, checkpoint.step if checkpoint else 0)
     keeper = Keeper(attempt.run_files, attempt.lease.attempt, attempt.lineage, watch.heartbeat)
     with TemporaryDirectory(prefix="finlora-", ignore_cleanup_errors=True) as temporary:
@@ -95,6 +97,14 @@ def _write_yaml(bench: Bench, attempt: Training, given: TrainingInput, step: int
             session, attempt.lease, yaml=yaml, resumed_from=step, now=at
         )
     )
+
+
+def _write_judging(attempt: Training) -> None:
+    """What Axolotl's YAML has no key for."""
+    config = attempt.config
+    if config.evaluation_task is not None:
+        judging = Judging(task=config.evaluation_task, patience=config.early_stopping_patience)
+        attempt.files.judging.write_text(judging.model_dump_json())
 
 
 def failure_of(

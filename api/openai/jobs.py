@@ -1,6 +1,6 @@
 """Fine-tuning jobs: runs, by OpenAI's names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -26,9 +26,11 @@ from finlora_core.db.models import Dataset, Event, Run
 from finlora_core.db.pages import cursor_after
 from finlora_core.db.session import Database, now
 from finlora_core.errors import InvalidRequest, KeyProblem, NotFound
+from finlora_core.evaluation.tasks import task_or_metric
 from finlora_core.runs import events, journal, lifecycle, posting, queries
 from finlora_core.runs.config import RunRequest
 from finlora_core.runs.event_type import EventType, Level
+from finlora_core.training.best import logged_as
 
 router = APIRouter(
     prefix="/v1/fine_tuning/jobs",
@@ -56,6 +58,7 @@ class CheckpointMetrics(BaseModel):
     step: int
     train_loss: float | None
     valid_loss: float | None
+    task_value: float | None = Field(description="By the metric of the job's `evaluation_task`.")
 
 
 class CheckpointObject(BaseModel):
@@ -251,6 +254,11 @@ def _show_event(event: Event) -> EventObject:
     )
 
 
+def _task_value(run: Run, values: Mapping[str, float]) -> float | None:
+    task = run.config.get("evaluation_task")
+    return values.get(logged_as(task_or_metric(task).metric)) if task else None
+
+
 def _show_checkpoint(session: Session, run: Run, event: Event) -> CheckpointObject:
     step = int(event.data["step"])
     values = journal.newest_values(session, run.id, step=step)
@@ -259,7 +267,10 @@ def _show_checkpoint(session: Session, run: Run, event: Event) -> CheckpointObje
         created_at=int(event.at.timestamp()),
         step_number=step,
         metrics=CheckpointMetrics(
-            step=step, train_loss=values.get("loss"), valid_loss=values.get("eval_loss")
+            step=step,
+            train_loss=values.get("loss"),
+            valid_loss=values.get("eval_loss"),
+            task_value=_task_value(run, values),
         ),
         fine_tuned_model_checkpoint=checkpoint_of(run, step),
         fine_tuning_job_id=shown(run.id),

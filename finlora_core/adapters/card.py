@@ -85,10 +85,18 @@ def _run(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _training(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "steps" in training:
         yield "steps", str(training["steps"])
+    if best := training.get("best"):
+        yield "published", _best(best, training.get("steps"))
     metrics = training.get("metrics") or {}
     for key, label in _METRICS.items():
         if isinstance(metrics.get(key), int | float):
             yield label, f"{metrics[key]:.4g}"
+
+
+def _best(best: Mapping[str, Any], steps: object) -> str:
+    metric, rows = str(best["metric"]).replace("_", " "), best["rows"]
+    score = f"{metric} {best['value']:.4g} on {rows} held-out rows"
+    return f"step {best['step']} of {steps}, {score}"
 
 
 def _probe(probe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,8 @@ from finlora_core.client import Client
 from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
 from finlora_core.errors import AmbiguousAdapter, UnknownName
-from finlora_core.runs.config_file import suggest
 from finlora_core.settings import load_settings
+from finlora_core.suggest import suggest
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="List, fetch, verify and import adapters."

@@ -23,10 +23,12 @@ from finlora_core.client import Client
 from finlora_core.datasets.locate import locate_dataset
 from finlora_core.db.session import Database
 from finlora_core.errors import Conflict
+from finlora_core.evaluation.tasks import Metric
 from finlora_core.runs import queries
 from finlora_core.runs.config_file import NamedConfig, find_checkout, read_config_file
 from finlora_core.settings import Settings
 from finlora_core.stack import Stack, running_stack
+from finlora_core.training.best import best, judgements
 
 DEFAULT_FILE = Path("finetune_configs.json")
 """FinLoRA's name for it."""
@@ -172,12 +174,13 @@ def _say_how_to_load(adapter: Mapping[str, Any], folder: str | None, url: str) -
 
 
 def _metrics(client: Client, run_id: str) -> str:
-    """The newest value of each loss that was logged."""
-    latest: dict[str, float] = {}
-    for point in client.read_metrics(run_id):
-        latest |= point["values"]
+    """The newest value of each loss that was logged, and how good the published step is."""
+    points = [{**point["values"], "step": point["step"]} for point in client.read_metrics(run_id)]
+    latest = {key: value for point in points for key, value in point.items()}
     names = {"loss": "loss", "train_loss": "mean loss", "eval_loss": "validation loss"}
     shown = [f"{words} {latest[key]:.4f}" for key, words in names.items() if key in latest]
+    tops = filter(None, (best(judgements(points, metric)) for metric in Metric))
+    shown += [f"{top.metric} {top.value:.4f} at step {top.step}" for top in tops]
     return ", ".join(shown) or "none were logged"
 
 

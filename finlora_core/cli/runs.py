@@ -12,7 +12,7 @@ from finlora_core.cli.progress import run_words
 from finlora_core.cli.terminal import INTERRUPTED, Url, connect, say, say_facts, say_table
 from finlora_core.client import TERMINAL, Client, is_evaluation
 from finlora_core.errors import UnknownName
-from finlora_core.runs.config_file import suggest
+from finlora_core.suggest import suggest
 
 Run = Annotated[
     str, typer.Argument(help="A run's id, or a name: its newest run; or an evaluation's id.")

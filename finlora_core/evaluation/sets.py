@@ -83,8 +83,8 @@ class FoundSet:
 
     def rows(self, limit: int | None, seed: int) -> Rows:
         """All, or `limit` of them, the same for the same seed."""
-        wanted = _drawn(self.facts.rows, limit, seed)
-        found = enumerate(_rows(self.path, self.form))
+        wanted = drawn(self.facts.rows, limit, seed)
+        found = enumerate(rows_of(self.path, self.form))
         return Rows([row for n, row in found if n in wanted])
 
     @property
@@ -131,7 +131,7 @@ def _find(
         written, path = _locate(wanted, owner, settings)
         form = wanted.prompt_format or detect_form(path)
         facts = checker.facts(path, form, shown_as=written)
-        targets = ((row.line, row.target) for row in _rows(path, form))
+        targets = ((row.line, row.target) for row in rows_of(path, form))
         return FoundSet(written, path, form, facts, fit(task, targets, shown_as=written))
     except WrongLabels as error:
         problem = KeyProblem(f"{key}.labels", error.code, str(error))
@@ -174,13 +174,14 @@ def _locate(wanted: EvaluationSet, owner: str, settings: Settings) -> tuple[str,
     return found
 
 
-def _drawn(rows: int, limit: int | None, seed: int) -> frozenset[int] | range:
+def drawn(rows: int, limit: int | None, seed: int) -> frozenset[int] | range:
+    """Which of so many rows are judged."""
     if limit is None or limit >= rows:
         return range(rows)
     return frozenset(random.Random(seed).sample(range(rows), limit))  # noqa: S311  # not secret
 
 
-def _rows(path: Path, form: PromptFormat) -> Iterator[Row]:
+def rows_of(path: Path, form: PromptFormat) -> Iterator[Row]:
     """Of a file that has been checked."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

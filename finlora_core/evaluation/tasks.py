@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from finlora_core.errors import InvalidTask, UnknownTask
-from finlora_core.runs.config_file import suggest
+from finlora_core.suggest import suggest
 
 PERCENT = 100
 
@@ -122,6 +122,17 @@ def get_task(name: str) -> Task:
     if name not in tasks:
         raise UnknownTask(f"there is no task {name!r}; {suggest(name, tasks)}")
     return tasks[name]
+
+
+def task_or_metric(name: str) -> Task:
+    """FinLoRA's task, or a metric by its name, for rows of one's own. Raises `UnknownTask`."""
+    return own_task(name) if name in tuple(Metric) else get_task(name)
+
+
+@cache
+def tasks_and_metrics() -> Sequence[str]:
+    """What `task_or_metric` knows."""
+    return (*load_tasks(), *Metric)
 
 
 @cache

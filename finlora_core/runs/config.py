@@ -28,6 +28,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from finlora_core.errors import KeyProblem
+from finlora_core.evaluation.tasks import tasks_and_metrics
+from finlora_core.suggest import suggest
 
 MAX_EPOCHS = 1000
 MAX_BATCH = 4096
@@ -79,6 +81,13 @@ def _modules(value: object) -> list[str] | str:
     )
 
 
+def _task_or_metric(value: str) -> str:
+    known = tasks_and_metrics()
+    if value not in known:
+        raise ValueError(f"must be a task or a metric; {suggest(value, known)}")
+    return value
+
+
 Line = Annotated[
     str, StringConstraints(min_length=1, max_length=1024), BeforeValidator(_printable)
 ]
@@ -93,6 +102,11 @@ RunName = Annotated[
     StringConstraints(max_length=128),
     AfterValidator(_safe_name),
     Field(json_schema_extra={"pattern": f"^{_SAFE}$"}),
+]
+TaskOrMetric = Annotated[
+    str,
+    AfterValidator(_task_or_metric),
+    Field(json_schema_extra={"enum": list(tasks_and_metrics())}),
 ]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -213,8 +227,15 @@ class RunConfig(BaseModel):
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
-        description="Stop after this many validations without a lower loss. The adapter is that "
-        "of the last step.",
+        description="Stop after this many validations without a lower loss; the adapter is that "
+        "of the last step. With `evaluation_task`: after this many evaluations that were no "
+        "better than the best one before them.",
+    )
+    evaluation_task: TaskOrMetric | None = Field(
+        None,
+        description="One of FinLoRA's evaluation tasks, or for rows of your own a metric "
+        "(docs/evaluation.md). At each save that is due by steps the rows kept out of training "
+        "are answered, and the adapter of the best such step is published.",
     )
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_steps: int | None = Field(
@@ -270,6 +291,11 @@ class RunConfig(BaseModel):
                 "early_stopping_patience",
                 "needs something to validate on: val_set_size above 0 or validation_dataset_path",
             )
+        if self.evaluation_task is not None and not self.validates:
+            raise contradiction(
+                "evaluation_task",
+                "needs rows kept out of training: val_set_size above 0 or validation_dataset_path",
+            )
         return self
 
     @model_validator(mode="after")
@@ -282,6 +308,12 @@ class RunConfig(BaseModel):
                 "parallelism",
                 f"{spread} spreads the weights over the GPUs, which those of 8 bits do not take: "
                 "use quant_bits 4 or none, or ddp, zero1 or zero2",
+            )
+        if spread and spread.shards_weights and self.evaluation_task is not None:
+            raise contradiction(
+                "evaluation_task",
+                f"{spread} spreads the weights over the GPUs, and none has a whole model that "
+                "could answer: use ddp, zero1 or zero2",
             )
         if spread is Parallelism.FSDP and self.optimizer in OPTIMIZERS_OF_8_BITS:
             raise contradiction("optimizer", f"fsdp does not spread {self.optimizer}'s state")

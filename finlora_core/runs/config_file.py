@@ -6,7 +6,6 @@ Read with the line of every key, so that a mistake is found where it was made.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ from pydantic import ValidationError
 from finlora_core.datasets.locate import FINLORA_SCRIPT_DIR
 from finlora_core.errors import InvalidConfigFile, UnknownName
 from finlora_core.runs.config import RunRequest, explain
+from finlora_core.suggest import suggest
 
 FINLORA_DATA_DIR = "data"
 """Beside lora/ in a FinLoRA checkout."""
-
-CLOSE_NAMES = 5
-"""How many are shown for a name that is not there."""
 
 _SPACE = " \t\r\n"
 _DECODER = json.JSONDecoder()
@@ -108,18 +105,6 @@ def read_config_file(path: Path) -> ConfigFile:
     if repeated:
         raise InvalidConfigFile("\n".join(repeated))
     return ConfigFile(path, runs)
-
-
-def suggest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """Which names may have been meant, and how many there are."""
-    containing = [each for each in known if name and name.lower() in each.lower()]
-    near = get_close_matches(name, known, n=CLOSE_NAMES, cutoff=0.5)
-    close = list(dict.fromkeys([*containing, *near]))[:CLOSE_NAMES]
-    if not known:
-        return "there are none"
-    shown = close or list(known)[:CLOSE_NAMES]
-    words = "close to it" if close else "the first"
-    return f"{words} of {len(known)}: {', '.join(shown)}"
 
 
 def find_checkout(config_file: Path) -> Path | None:

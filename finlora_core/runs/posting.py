@@ -17,7 +17,16 @@ from finlora_core.datasets.check import DatasetFacts
 from finlora_core.datasets.locate import find_dataset
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database
-from finlora_core.errors import DatasetNotFound, InvalidDataset
+from finlora_core.errors import (
+    DatasetNotFound,
+    InvalidDataset,
+    InvalidRequest,
+    KeyProblem,
+    WrongLabels,
+)
+from finlora_core.evaluation.sets import rows_of
+from finlora_core.evaluation.summary import fit
+from finlora_core.evaluation.tasks import task_or_metric
 from finlora_core.queue import RunQueue
 from finlora_core.runs import lifecycle
 from finlora_core.runs.config import RunConfig, RunRequest
@@ -35,21 +44,38 @@ class Data(TypedDict):
 def check_data(config: RunConfig, owner: str, settings: Settings, checker: DatasetChecker) -> Data:
     """Reads the files, unless they are known: do it before the transaction.
 
-    Raises `DatasetNotFound`, `InvalidDataset`, naming the key.
+    Raises `DatasetNotFound`, `InvalidDataset`, `InvalidRequest`, naming the key.
     """
 
     def facts(key: str, written: str) -> DatasetFacts:
         try:
             path: Path = find_dataset(written, owner, settings)
-            return checker.facts(path, config.prompt_format, shown_as=written)
+            found = checker.facts(path, config.prompt_format, shown_as=written)
+            if key == held_out:
+                _require_judgeable(config, path, written)
+            return found
         except (DatasetNotFound, InvalidDataset) as error:
             raise type(error)(str(error), key) from None
 
     validation = config.validation_dataset_path
+    held_out = "validation_dataset_path" if validation else "dataset_path"
     return Data(
         dataset=facts("dataset_path", config.dataset_path),
         validation=facts("validation_dataset_path", validation) if validation else None,
     )
+
+
+def _require_judgeable(config: RunConfig, path: Path, written: str) -> None:
+    """Of a share that is drawn later: its whole dataset. Raises `InvalidDataset`,
+    `InvalidRequest`."""
+    if config.evaluation_task is None:
+        return
+    task = task_or_metric(config.evaluation_task)
+    targets = ((row.line, row.target) for row in rows_of(path, config.prompt_format))
+    try:
+        fit(task, targets, shown_as=written)
+    except WrongLabels as error:
+        raise InvalidRequest(KeyProblem("evaluation_task", error.code, str(error))) from None
 
 
 def create_run(

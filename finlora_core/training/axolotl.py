@@ -256,9 +256,16 @@ def _rhythm(config: RunConfig, rows: int) -> dict[str, Any]:
     return {  # Axolotl stops early only where it saves as often as it validates
         "eval_steps": every,
         "save_steps": every,
-        "early_stopping_patience": config.early_stopping_patience,
+        **_loss_patience(config),
         **logs,
     }
+
+
+def _loss_patience(config: RunConfig) -> dict[str, Any]:
+    """Axolotl's, which counts losses; where a task decides, the plugin counts."""
+    if config.evaluation_task is not None:
+        return {}
+    return {"early_stopping_patience": config.early_stopping_patience}
 
 
 def _plugins(config: RunConfig, hardware: Hardware) -> dict[str, Any]:

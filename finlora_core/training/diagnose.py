@@ -38,6 +38,7 @@ class FailureCode(StrEnum):
     QUANTIZATION_NOT_APPLIED = "quantization_not_applied"
     PARALLELISM_NOT_APPLIED = "parallelism_not_applied"
     LOSS_NOT_FINITE = "loss_not_finite"
+    NOTHING_TO_JUDGE = "nothing_to_judge"
     INVALID_ADAPTER = "invalid_adapter"
     ADAPTER_UNREADABLE = "adapter_unreadable"
     EVALUATION_ERROR = "evaluation_error"
@@ -106,6 +107,9 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.INVALID_ADAPTER: "Training ended, but what it left is not a sound adapter.",
         FailureCode.ADAPTER_UNREADABLE: "An adapter that was to be judged cannot be read any "
         "more. Restore its files from a backup, or evaluate without it.",
+        FailureCode.NOTHING_TO_JUDGE: "Among the rows that were kept out of training is none that "
+        "the run's evaluation_task can judge. Keep out more of them with val_set_size, or name a "
+        "validation_dataset_path.",
         FailureCode.EVALUATION_ERROR: "The evaluation stopped with an error; the last log lines "
         "say which one.",
         FailureCode.TRAINING_ERROR: "Training stopped with an error; the last log lines say "

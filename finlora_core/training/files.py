@@ -79,6 +79,11 @@ class AttemptFiles:
         return self.root / "progress.json"
 
     @property
+    def judging(self) -> Path:
+        """The task that a training is judged by at its saves; not there when there is none."""
+        return self.root / "judging.json"
+
+    @property
     def errand(self) -> Path:
         """What an evaluation's process is to do."""
         return self.root / "errand.json"

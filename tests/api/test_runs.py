@@ -155,6 +155,31 @@ def test_a_dataset_outside_the_roots_is_named_as_written(client: TestClient, wri
     assert repr(written) in problem["detail"]
 
 
+@pytest.mark.parametrize("validation", [{}, {"validation_dataset_path": "train.jsonl"}])
+def test_a_task_whose_answers_no_target_has_is_refused(
+    client: TestClient, dataset: Path, validation: dict[str, str]
+) -> None:
+    refused = client.post("/runs", json={**CONFIG, **validation, "evaluation_task": "headline"})
+    (problem,) = refused.json()["errors"]
+    assert refused.status_code == 422
+    assert (problem["key"], problem["code"]) == ("evaluation_task", "wrong_labels")
+    assert "it has 'positive'" in problem["message"]
+    assert (
+        post(client, **validation, evaluation_task="tfns")["config"]["evaluation_task"] == "tfns"
+    )
+
+
+def test_a_target_that_nothing_can_be_compared_with_is_named_by_its_line(
+    client: TestClient, dataset: Path
+) -> None:
+    with dataset.open("a") as file:
+        file.write('{"context": "Profit?", "target": " "}\n')
+    assert client.post("/runs", json=CONFIG).status_code == 201
+    refused = client.post("/runs", json={**CONFIG, "evaluation_task": "accuracy"}).json()
+    assert refused["errors"][0]["key"] == "dataset_path"
+    assert "line 3: 'target' is blank" in refused["detail"]
+
+
 def test_a_bad_row_is_named_by_its_line(client: TestClient, dataset: Path) -> None:
     with dataset.open("a") as file:
         file.write('{"context": "no target"}\n')

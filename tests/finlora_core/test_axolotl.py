@@ -270,6 +270,11 @@ KEYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "save_steps": 30,
         },
     ),
+    ({"evaluation_task": "tfns"}, {}),
+    (
+        {"evaluation_task": "tfns", "early_stopping_patience": 3},
+        {"evals_per_epoch": None, "saves_per_epoch": None, "eval_steps": 30, "save_steps": 30},
+    ),
     (
         {"profile": "fast"},
         {

@@ -131,6 +131,7 @@ VALUES: Mapping[str, list[Any]] = {
     "val_set_size": [0.1, 0.0],
     "max_steps": [7],
     "early_stopping_patience": [3],
+    "evaluation_task": ["tfns"],
     "lr_scheduler": ["constant"],
     "warmup_steps": [3],
     "warmup_ratio": [0.1],

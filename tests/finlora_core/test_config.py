@@ -52,6 +52,7 @@ def test_what_is_left_out_takes_finloras_value() -> None:
         "val_set_size": None,
         "max_steps": None,
         "early_stopping_patience": None,
+        "evaluation_task": None,
         "lr_scheduler": "cosine",
         "warmup_steps": None,
         "warmup_ratio": None,
@@ -286,6 +287,16 @@ def test_layers_are_named_from_a_list_or_refused_with_it(modules: object) -> Non
             "early_stopping_patience",
             "needs something to validate on",
         ),
+        (
+            {"evaluation_task": "tfns", "val_set_size": 0},
+            "evaluation_task",
+            "kept out of training",
+        ),
+        (
+            {"evaluation_task": "tfns", "gpus": 2, "parallelism": "zero3"},
+            "evaluation_task",
+            "use ddp, zero1 or zero2",
+        ),
         ({"parallelism": "ddp"}, "parallelism", "more than one GPU"),
         ({"gpus": 2, "parallelism": "zero3", "quant_bits": 8}, "parallelism", "quant_bits 4"),
         ({"gpus": 2, "parallelism": "fsdp", "quant_bits": 8}, "parallelism", "zero2"),
@@ -302,6 +313,18 @@ def test_keys_that_contradict_each_other_are_refused(
     (problem,) = problems(**keys)
     assert (problem.key, problem.code) == (named, "invalid_value")
     assert said in problem.message
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("tfnss", "tfns"), ("acuracy", "accuracy"), ("ROUGE", "rouge_l")]
+)
+def test_an_evaluation_task_that_there_is_not_is_answered_with_the_nearest(
+    name: str, meant: str
+) -> None:
+    (problem,) = problems(evaluation_task=name)
+    assert (problem.key, problem.code) == ("evaluation_task", "invalid_value")
+    assert meant in problem.message
+    assert name not in problem.message
 
 
 def test_several_gpus_share_a_training_as_finloras_script_has_it_unless_told_otherwise() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finlora_core.errors import InvalidConfigFile, UnknownName
-from finlora_core.runs.config_file import find_checkout, read_config_file, suggest
+from finlora_core.runs.config_file import find_checkout, read_config_file
+from finlora_core.suggest import suggest
 
 GOOD = {"base_model": "org/model", "dataset_path": "../data/train/x.jsonl", "quant_bits": 8}
 

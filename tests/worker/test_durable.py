@@ -306,6 +306,20 @@ def test_a_training_without_steps_is_stopped_and_tried_again(
     assert [a.error_code for a in attempts(sqlite, run_id)] == ["stalled", None]
 
 
+def test_a_training_that_answers_rows_between_two_steps_is_not_stuck(
+    bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database
+) -> None:
+    judging = """
+    for answered in range(1, 9):
+        progress(step=1, max_steps=3, percent=33, answered=answered)
+        time.sleep(0.3)
+    train(3)
+    """
+    work_until_idle(with_settings(bench_with(judging), stall_seconds=1.5))
+    assert seen().status is RunStatus.SUCCEEDED
+    assert [a.error_code for a in attempts(sqlite, run_id)] == [None]
+
+
 def test_a_run_at_its_time_limit_saves_a_checkpoint_and_fails_with_what_to_do(
     bench_with: BenchWith, run_id: str, seen: Seen, sqlite: Database, settings: Settings
 ) -> None:

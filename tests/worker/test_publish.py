@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,31 @@ def test_the_card_is_written_from_facts(bench: Bench, attempt: Training) -> None
     ):
         assert line in card
     assert not {"None", "nan", "{}", "licence"} & set(card.split())
+
+
+BEST = {"step": 4, "metric": "accuracy", "value": 0.8125, "rows": 80}
+
+
+def judged(attempt: Training, facts: Mapping[str, Any]) -> Training:
+    attempt.files.completed.write_text(json.dumps({**COMPLETED, **facts}))
+    return replace(attempt, config=make_config(seed=7, evaluation_task="tfns"))
+
+
+def test_of_a_training_with_a_task_it_is_said_which_step_was_published(
+    bench: Bench, attempt: Training
+) -> None:
+    folder = published(bench, judged(attempt, {"best": BEST}))
+    assert json.loads((folder / MANIFEST).read_text())["training"]["best"] == BEST
+    said = "| published | step 4 of 7, accuracy 0.8125 on 80 held-out rows |"
+    assert said in (folder / CARD).read_text()
+
+
+@pytest.mark.parametrize("facts", [{}, {"best": {**BEST, "value": "high"}}, {"best": 4}])
+def test_a_training_with_a_task_that_does_not_say_its_best_step_fails(
+    bench: Bench, attempt: Training, facts: Mapping[str, Any]
+) -> None:
+    with pytest.raises(AttemptEnded, match="invalid_adapter"):
+        publish(bench, judged(attempt, facts))
 
 
 def test_the_base_is_known_by_its_commit_or_by_what_it_holds(

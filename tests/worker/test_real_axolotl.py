@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from finlora_core.db.models import Run
+from finlora_core.runs.config import RunConfig
 from finlora_core.runs.status import RunStatus
 from finlora_core.training import checkpoints
 from finlora_core.training.axolotl import PLUGIN, Hardware, TrainingInput, render, to_yaml
@@ -26,6 +27,7 @@ from tests.worker.conftest import BenchWith
 from worker.attempt import work_until_idle
 from worker.bench import Bench
 from worker.environment import trainer_environment
+from worker.errand import Judging
 from worker.tail import read_json, read_json_lines
 from worker.trainer import axolotl_command
 
@@ -106,10 +108,17 @@ class Trainings:
     root: Path
     model: Path
     dataset: Path
+    config: RunConfig = CONFIG
+    validation: Path | None = None
 
     @contextmanager
     def start(
-        self, attempt: int, *, seconds: float, resume_from: Path | None = None
+        self,
+        attempt: int,
+        *,
+        seconds: float,
+        resume_from: Path | None = None,
+        judging: Judging | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         files = RunFiles(self.root).attempt(attempt)
         files.create()
@@ -119,9 +128,12 @@ class Trainings:
             model=read_base_model(self.model),
             dataset=str(self.dataset),
             dataset_rows=TRAIN_ROWS,
+            validation_dataset=str(self.validation) if self.validation else None,
             resume_from=resumed,
         )
-        files.config.write_text(to_yaml(render(CONFIG, given, files, Hardware.CPU)))
+        files.config.write_text(to_yaml(render(self.config, given, files, Hardware.CPU)))
+        if judging is not None:
+            files.judging.write_text(judging.model_dump_json())
         with TemporaryDirectory() as temporary, files.log.open("wb") as log:
             env = trainer_environment(files, temporary, checkpoint_seconds=seconds)
             process = subprocess.Popen(
@@ -133,9 +145,9 @@ class Trainings:
                 process.kill()
                 process.wait()
 
-    def train(self, attempt: int, *, resume_from: Path | None = None) -> AttemptFiles:
+    def train(self, attempt: int, **how: Any) -> AttemptFiles:
         """To its end."""
-        with self.start(attempt, seconds=RARELY, resume_from=resume_from) as process:
+        with self.start(attempt, seconds=RARELY, **how) as process:
             process.wait()
         return RunFiles(self.root).attempt(attempt)
 
