@@ -75,6 +75,11 @@ class Client:
         """One page, the newest first."""
         return self._page("/evaluations", filters)
 
+    def create_comparison(self, a: str, b: str, task: str | None = None) -> dict[str, Any]:
+        """`a` and `b`: ids of results or adapters, or `base`."""
+        asked = {"a": a, "b": b, **({"task": task} if task else {})}
+        return self._json("POST", "/comparisons", json=asked)
+
     def list_tasks(self) -> list[dict[str, Any]]:
         """What can be evaluated, and whether its rows are at hand."""
         return self._page("/tasks", {})
@@ -133,6 +138,11 @@ class Client:
 
     def get_adapter(self, adapter_id: str) -> dict[str, Any]:
         return self._json("GET", f"/adapters/{adapter_id}")
+
+    def move_adapter(self, adapter_id: str, stage: str, **why: str | None) -> dict[str, Any]:
+        given = {key: value for key, value in why.items() if value is not None}
+        asked = {"stage": stage, **given}
+        return self._json("POST", f"/adapters/{adapter_id}/stage", json=asked)
 
     def wait(
         self, run_id: str, report: Callable[[dict[str, Any]], None], every: float = 0.5

@@ -81,9 +81,13 @@ class StageMoveRead(BaseModel):
     at: datetime
     old: Stage
     new: Stage
-    comparison_id: str | None = Field(description="What has shown that it is better.")
+    comparison_id: str | None = Field(
+        description="With the one whose place it took; it found it better, unless there is an "
+        "`override`."
+    )
     override: str | None = Field(
-        description="Why it was promoted without.", examples=["as good, and half as large"]
+        description="Why it was promoted whatever was found.",
+        examples=["as good, and half as large"],
     )
     replaced_by: str | None = Field(
         description="Which adapter took its place in production.",

@@ -9,6 +9,7 @@ import typer
 from finlora_core.cli import (
     adapters,
     audit,
+    compare,
     datasets,
     evaluate,
     finetune,
@@ -35,6 +36,7 @@ app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.evaluations)
+app.command()(compare.compare)
 for command in (runs.status, runs.logs, runs.cancel, runs.pause, runs.resume, runs.retry):
     app.command()(command)
 app.add_typer(adapters.app, name="adapters")

@@ -1,6 +1,6 @@
-"""Adapters: of a service, list and fetch them; on this machine, check and import them."""
+"""Adapters: of a service, list, fetch and promote them; on this machine, check and import them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +18,19 @@ from finlora_core.db.migrate import migrate
 from finlora_core.db.session import Database
 from finlora_core.errors import AmbiguousAdapter, UnknownName
 from finlora_core.settings import load_settings
+from finlora_core.stages.stage import Stage
 from finlora_core.suggest import suggest
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="List, fetch, verify and import adapters."
+    cls=Commands, no_args_is_help=True, help="List, fetch, promote, verify and import adapters."
 )
 
 NEWEST = 1000
 """Adapters that are looked at for a name."""
+
+SHOWN = (
+    "name", "variant", "version", "stage", "base_model", "run_id", "created_at", "damage"
+)  # fmt: skip
 
 Wanted = Annotated[str, typer.Argument(metavar="NAME|ID", help="An adapter's id, or a name.")]
 Variant = Annotated[str | None, typer.Option(help="Such as 8bits_r8_dora.")]
@@ -36,6 +41,7 @@ Version = Annotated[int | None, typer.Option(min=1, help="Default: the newest.")
 def list_adapters(
     name: Annotated[str | None, typer.Argument(help="Only adapters of this name.")] = None,
     variant: Variant = None,
+    stage: Annotated[Stage | None, typer.Option(help="Only adapters in this stage.")] = None,
     url: Url = None,
 ) -> None:
     """List adapters, the newest first.
@@ -43,15 +49,16 @@ def list_adapters(
     \b
     finlora adapters list
     finlora adapters list --variant 8bits_r8_dora
+    finlora adapters list sentiment_llama_3_1_8b_8bits_r8 --stage production
     """
     with connect(url) as client:
-        found = client.list_adapters(name=name, variant=variant, limit=NEWEST)
+        found = client.list_adapters(name=name, variant=variant, stage=stage, limit=NEWEST)
     rows = [
-        (a["id"], a["variant"], a["name"], a["version"], f"{a['size'] / MB:.1f} MB",
+        (a["id"], a["variant"], a["name"], a["version"], a["stage"], f"{a['size'] / MB:.1f} MB",
          a["created_at"][:16], a["base_model"], "damaged" if a.get("damage") else "")
         for a in found
     ]  # fmt: skip
-    heads = ("adapter", "variant", "name", "version", "size", "created", "base model", "")
+    heads = ("adapter", "variant", "name", "version", "stage", "size", "created", "base model", "")
     say_table(heads, rows)
 
 
@@ -59,7 +66,8 @@ def list_adapters(
 def show(
     wanted: Wanted, variant: Variant = None, version: Version = None, url: Url = None
 ) -> None:
-    """Show one adapter: the SHA-256 of each of its files, and which engines can serve it.
+    """Show one adapter: the SHA-256 of each of its files, how it came to its stage, and which
+    engines can serve it.
 
     \b
     finlora adapters show sentiment_llama_3_1_8b_8bits_r8 --version 2
@@ -67,15 +75,51 @@ def show(
     with connect(url) as client:
         adapter = client.get_adapter(find_adapter(client, wanted, variant, version)["id"])
     say(adapter["id"], style="bold")
-    for key in ("name", "variant", "version", "base_model", "run_id", "created_at", "damage"):
+    for key in SHOWN:
         if adapter.get(key) is not None:
             say(f"  {key:<10} {adapter[key]}")
     say_table(
         ("file", "bytes", "sha256"),
         [(file["path"], file["size"], file["sha256"]) for file in adapter["files"]],
     )
+    if adapter["moves"]:
+        say()
+        say_table(("moved", "from", "to", "because"), [_move_row(m) for m in adapter["moves"]])
     if adapter.get("serving"):
         _say_serving(adapter["serving"])
+
+
+@app.command()
+def promote(
+    wanted: Wanted,
+    stage: Annotated[Stage, typer.Argument(metavar="STAGE", help="One step from its own.")],
+    comparison: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="What shows that it is better. Default: the newest."),
+    ] = None,
+    override: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Promote it all the same; kept with it.")
+    ] = None,
+    variant: Variant = None,
+    version: Version = None,
+    url: Url = None,
+) -> None:
+    """Move an adapter one stage on, or back: candidate, staging, production.
+
+    Into production goes one that `finlora compare` has found better than the adapter of its
+    name that is there; the first one, than its base model. The one that was there goes back
+    to staging.
+
+    \b
+    finlora adapters promote sentiment_llama_3_1_8b_8bits_r8 staging
+    finlora adapters promote sentiment_llama_3_1_8b_8bits_r8 production
+    finlora adapters promote adp_8f0c1d0c4a8b4e2f9d11_1 production --override "half as large"
+    """
+    why = {"comparison_id": comparison, "override": override}
+    with connect(url) as client:
+        adapter = find_adapter(client, wanted, variant, version)
+        moved = client.move_adapter(adapter["id"], stage, **why)
+    say(f"{moved['name']} version {moved['version']}, {moved['id']}: {moved['stage']}")
 
 
 @app.command()
@@ -162,6 +206,16 @@ def import_adapters(
     say(f"{len(results)} found, {refused} refused")
     if refused:
         raise typer.Exit(1)
+
+
+def _move_row(move: Mapping[str, Any]) -> tuple[str, ...]:
+    reasons = {
+        "comparison_id": "compared by",
+        "override": "override:",
+        "replaced_by": "replaced by",
+    }
+    said = (f"{words} {move[key]}" for key, words in reasons.items() if move[key])
+    return move["at"][:16], move["old"], move["new"], ", ".join(said)
 
 
 def _say_serving(verdicts: Sequence[dict[str, Any]]) -> None:

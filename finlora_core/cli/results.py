@@ -36,6 +36,13 @@ def say_results(client: Client, results: Sequence[Result]) -> None:
         say_table(*_without_empty(BESIDE, beside))
 
 
+def say_sides(client: Client, a: Result, b: Result) -> None:
+    """Two results that were compared."""
+    models = _models(client, (a, b))
+    rows = [(side, *_result_row(each, models)) for side, each in (("A", a), ("B", b))]
+    say_table(*_without_empty(("", *RESULTS), rows))
+
+
 def _models(client: Client, results: Iterable[Result]) -> Models:
     return {each["adapter_id"]: _model(client, each) for each in results}
 

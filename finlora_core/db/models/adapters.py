@@ -76,8 +76,8 @@ class StageMove(Base):
     comparison_id: Mapped[str | None] = mapped_column(
         ForeignKey("comparisons.id", ondelete="SET NULL")
     )
-    """What has shown that it is better."""
+    """With the one whose place it took: found better, unless there is an override."""
     override: Mapped[str | None] = mapped_column(Text)
-    """Why it was promoted without."""
+    """Why it was promoted whatever was found."""
     replaced_by: Mapped[str | None] = mapped_column(ForeignKey("adapters.id"))
     """Who took its place in production."""
