@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from api.hub import Hub
 from api.looks import Looks
 from api.queue import WorkerQueue
-from finlora_core.adapters.store import AdapterStore
+from finlora_core.adapters.store import AdapterStore, MergedStore
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.datasets.files import DatasetFiles
 from finlora_core.db.session import Database
@@ -42,6 +42,11 @@ async def _store(request: Request) -> AdapterStore:
     return store
 
 
+async def _merged(request: Request) -> MergedStore:
+    settings: Settings = request.app.state.settings
+    return MergedStore(settings.adapters)
+
+
 async def _datasets(request: Request) -> DatasetChecker:
     datasets: DatasetChecker = request.app.state.datasets
     return datasets
@@ -63,5 +68,6 @@ LooksDep = Annotated[Looks, Depends(_looks)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 QueueDep = Annotated[WorkerQueue, Depends(_queue)]
 StoreDep = Annotated[AdapterStore, Depends(_store)]
+MergedDep = Annotated[MergedStore, Depends(_merged)]
 DatasetsDep = Annotated[DatasetChecker, Depends(_datasets)]
 DatasetFilesDep = Annotated[DatasetFiles, Depends(_dataset_files)]

@@ -16,6 +16,7 @@ FinLoRAError
 ├── Gone                 it is listed, but what it stands for is not there any more
 │   ├── AdapterFilesMissing
 │   ├── DatasetFileMissing
+│   ├── MergedFilesMissing
 │   └── AdapterDamaged   its files are not what was published any more
 ├── MalformedBody        the body is not what its Content-Type says
 │   └── InvalidJSON
@@ -137,6 +138,10 @@ class Gone(FinLoRAError):
 
 class AdapterFilesMissing(Gone):
     code = "adapter_files_missing"
+
+
+class MergedFilesMissing(Gone):
+    code = "merged_files_missing"
 
 
 class DatasetFileMissing(Gone):

@@ -13,6 +13,7 @@ from finlora_core.db.models import Run
 from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost
 from finlora_core.evaluation.config import EvaluationConfig
+from finlora_core.merging.config import MergeConfig
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.config import RunConfig
 from finlora_core.runs.kind import RunKind
@@ -25,10 +26,11 @@ from finlora_core.training.files import RunFiles
 from worker import survivors
 from worker.bench import Bench
 from worker.evaluate import perform_evaluation
-from worker.facts import Attempt, Evaluation, Training
+from worker.facts import Attempt, Evaluation, Merge, Training
 from worker.finish import NOTHING, Product, discard_unlisted, finish
 from worker.heartbeat import Heartbeat
 from worker.host import is_same_boot
+from worker.merge import perform_merge
 from worker.prepare import failed
 from worker.supervise import AttemptEnded, Watch
 from worker.training import perform_training
@@ -71,7 +73,7 @@ def run_attempt(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> None:
         status = _attempt(bench, attempt)
     except LeaseLost as error:
         logger.warning("run %s: %s", lease.run_id, error)
-        discard_unlisted(bench, lease)
+        discard_unlisted(bench, attempt)
         return
     finally:
         attempt.files.discard_scratch()
@@ -104,6 +106,8 @@ def _perform(bench: Bench, attempt: Attempt, watch: Watch) -> Product:
             return perform_training(bench, attempt, watch)
         case Evaluation():
             return perform_evaluation(bench, attempt, watch)
+        case Merge():
+            return perform_merge(bench, attempt, watch)
         case _:
             raise TypeError(type(attempt))
 
@@ -139,6 +143,8 @@ def _load(bench: Bench, lease: Lease, free: Sequence[str] = ()) -> Attempt:
                 return _training(bench, session, run, facts)
             case RunKind.EVALUATION:
                 return Evaluation(**facts, config=EvaluationConfig.model_validate(run.config))
+            case RunKind.MERGE:
+                return Merge(**facts, config=MergeConfig.model_validate(run.config))
 
 
 def _training(bench: Bench, session: Session, run: Run, facts: Mapping[str, Any]) -> Training:

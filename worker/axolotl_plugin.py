@@ -39,7 +39,7 @@ from finlora_core.training.checkpoints import CHECKPOINT_SECONDS
 from finlora_core.training.diagnose import FailureCode
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
 from worker.aside import without_a_draw
-from worker.cpu_mends import keep_4bit_differentiable, keep_int8_scales
+from worker.cpu_mends import keep_4bit_unpacked, keep_int8_scales
 from worker.errand import Judging
 from worker.judge import Exam, Judge, make_exam
 from worker.loading import Prompts, count_quantized
@@ -84,7 +84,7 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
             if wanted and not quantized[f"{bits}bit"]:
                 self._refuse(FailureCode.QUANTIZATION_NOT_APPLIED, f"{bits} bits, {quantized}")
         if on_cpu():
-            keep_4bit_differentiable(model)
+            keep_4bit_unpacked(model)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         if (fault := unlike_asked(cfg, trainer.accelerator)) is not None:

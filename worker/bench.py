@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from finlora_core.adapters.store import AdapterStore
+from finlora_core.adapters.store import AdapterStore, MergedStore
 from finlora_core.db.session import Database, now
 from finlora_core.errors import InvalidSettings
 from finlora_core.runs import lifecycle, workers
@@ -44,8 +44,13 @@ class Bench:
     train_command: Callable[[AttemptFiles, int], Sequence[str]] = axolotl_command
     """For an attempt's files and a number of processes."""
     evaluate_command: Sequence[str] = (sys.executable, "-m", "worker.evaluator")
+    merge_command: Sequence[str] = (sys.executable, "-m", "worker.merger")
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is to shut down: stop training, give the run back."""
+
+    @property
+    def merged(self) -> MergedStore:
+        return MergedStore(self.settings.adapters)
 
     def gpu_lock(self, gpu: str) -> Path:
         return gpu_lock(self.settings.home_dir, gpu)

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 
 
-def keep_4bit_differentiable(model: torch.nn.Module) -> None:
-    """Mend 4-bit training on CPUs with AVX512-BF16.
+def keep_4bit_unpacked(model: torch.nn.Module) -> None:
+    """Mend 4-bit layers on CPUs with AVX512-BF16.
 
     There bitsandbytes repacks the weights of a 4-bit layer on its first forward pass in
-    evaluation mode, and the packed form has no backward pass: Axolotl evaluates before the
-    first step, after which every gradient is zero and nothing is learnt, silently.
+    evaluation mode. The packed form has no backward pass: Axolotl evaluates before the first
+    step, after which every gradient is zero and nothing is learnt, silently. And PEFT takes it
+    for the plain one: the norms of a 4-bit DoRA are then those of shuffled weights.
     """
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
-from finlora_core.adapters.manifest import File
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.errors import (
     AdapterDamaged,
@@ -21,18 +19,15 @@ from finlora_core.evaluation.plan import Plan, Subject, plan
 from finlora_core.evaluation.results import make_result
 from finlora_core.evaluation.sets import FoundSet, Rows, find_sets, sha256_of
 from finlora_core.evaluation.tasks import Metric
-from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.status import Phase
 from finlora_core.training.diagnose import FailureCode
 from worker.bench import Bench
-from worker.environment import trainer_environment
 from worker.errand import Answer, Asked, Completed, Errand, Meaning, Questions
 from worker.facts import Evaluation
 from worker.finish import Product
-from worker.launch import launch
-from worker.prepare import failed, require_base_model, require_disk
-from worker.supervise import AttemptEnded, Steps, Watch, supervise
-from worker.train import failure_of
+from worker.prepare import adapter_folder, failed, require_base_model, require_disk
+from worker.run_errand import run_errand
+from worker.supervise import Watch
 
 
 def perform_evaluation(bench: Bench, attempt: Evaluation, watch: Watch) -> Product:
@@ -55,7 +50,8 @@ def perform_evaluation(bench: Bench, attempt: Evaluation, watch: Watch) -> Produ
         sets=tuple(_questions(one, those) for one, those in zip(sets, rows, strict=True)),
         scorers=(*bench.settings.models, bench.settings.fetched_models),
     )
-    _let_answer(bench, attempt, errand, watch)
+    command = bench.evaluate_command
+    run_errand(bench, attempt, errand, command, watch, FailureCode.EVALUATION_ERROR)
     bench.enter_phase(attempt.lease, Phase.PUBLISHING)
     answers, meanings = _answers(attempt, errand), _meanings(attempt)
     found = [
@@ -90,9 +86,7 @@ def _adapters(bench: Bench, attempt: Evaluation) -> tuple[Plan, Sequence[Path | 
 def _folder(bench: Bench, session: Session, subject: Subject) -> Path | None:
     if subject.adapter_id is None:
         return None
-    adapter = registry.get_any_adapter(session, subject.adapter_id)
-    registry.require_sound(adapter)
-    return bench.store.require(adapter.id, map(File.model_validate, adapter.files))
+    return adapter_folder(bench, registry.get_any_adapter(session, subject.adapter_id))
 
 
 def _questions(of: FoundSet, rows: Rows) -> Questions:
@@ -102,23 +96,6 @@ def _questions(of: FoundSet, rows: Rows) -> Questions:
         given=tuple(row.given for row in rows.rows),
         free_text=tuple(rows.targets) if of.task.metric is Metric.ROUGE_L else None,
     )
-
-
-def _let_answer(bench: Bench, attempt: Evaluation, errand: Errand, watch: Watch) -> None:
-    """The process that reads the models, under the guard. Raises `AttemptEnded`, `LeaseLost`."""
-    attempt.files.errand.write_text(errand.model_dump_json())
-    with TemporaryDirectory(prefix="finlora-", ignore_cleanup_errors=True) as temporary:
-        env = trainer_environment(
-            attempt.files,
-            temporary,
-            checkpoint_seconds=bench.settings.checkpoint_seconds,
-            gpus=attempt.gpus,
-        )
-        process = launch(bench, attempt, bench.evaluate_command, env)
-        code = supervise(process, watch, Steps(attempt.files, 0))
-    failure = failure_of(attempt.files, code, FailureCode.EVALUATION_ERROR)
-    if failure is not None:
-        raise AttemptEnded(AttemptEnd(end=End.FAILED, failure=failure))
 
 
 def _answers(attempt: Evaluation, errand: Errand) -> Mapping[tuple[int, int], Sequence[Answer]]:

@@ -7,7 +7,6 @@ bits. Answers are greedy, so the same question has the same answer.
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
 from worker.answering import Texts, Tokens, answer, greedy
 from worker.errand import Answer, Completed, Errand, Meaning, Questions
 from worker.loading import Prompts, alpaca, count_quantized, load_base, load_tokenizer
+from worker.progress import Progress
 from worker.tail import write_json
 
 
@@ -35,10 +35,7 @@ class Scribe:
     """Writes answers and progress as they come."""
 
     def __init__(self, files: AttemptFiles, answers: int) -> None:
-        self._files = files
-        self._all = answers
-        self._done = 0
-        self._started = time.monotonic()
+        self._progress = Progress(files, answers)
         self._file = files.answers.open("a")
         self.free_text: dict[tuple[int, int], dict[int, str]] = {}
         """By model and set: the answers that are compared by what they mean."""
@@ -46,15 +43,7 @@ class Scribe:
     def write(self, answers: Sequence[Answer]) -> None:
         self._file.writelines(f"{answer.model_dump_json()}\n" for answer in answers)
         self._file.flush()
-        self._done += len(answers)
-        pace = (time.monotonic() - self._started) / max(1, self._done)  # seconds an answer
-        progress = {
-            "step": self._done,
-            "max_steps": self._all,
-            "percent": round(100 * self._done / max(1, self._all), 1),
-            "eta_seconds": round(pace * (self._all - self._done), 1),
-        }
-        write_json(self._files.progress, progress)
+        self._progress.advance(len(answers))
 
     def keep(self, model: int, set: int, texts: Sequence[tuple[int, str | None]]) -> None:
         rows = self.free_text.setdefault((model, set), {})
@@ -70,7 +59,7 @@ def run(errand: Errand, scribe: Scribe) -> Completed:
 def _answer_all(errand: Errand, scribe: Scribe) -> None:
     for bits, numbers in errand.by_bits():
         model = load_base(errand.base, bits, errand.hardware)
-        _require_bits(model, bits)
+        require_bits(model, bits)
         for number in numbers:
             adapter = errand.models[number].adapter
             if adapter is not None:
@@ -89,7 +78,7 @@ def _answers(
 ) -> Iterator[Texts]:
     is_chat = questions.form is PromptFormat.CHAT
     config = greedy(model, prompts, tokens=questions.max_new_tokens, is_chat=is_chat)
-    ids = [_encode(prompts, given, questions.form) for given in questions.given]
+    ids = [encode(prompts, given, questions.form) for given in questions.given]
     return answer(model, prompts, config, ids, batch_size)
 
 
@@ -113,7 +102,8 @@ def _compare(
         yield Meaning(model=model, set=place, scorer=scorer.name, scores=tuple(scores))
 
 
-def _encode(prompts: Prompts, given: Sequence[tuple[str, str]], form: PromptFormat) -> Tokens:
+def encode(prompts: Prompts, given: Sequence[tuple[str, str]], form: PromptFormat) -> Tokens:
+    """Raises `Refused`."""
     match form:
         case PromptFormat.INSTRUCTION:
             return prompts.of_text(given[0][1])
@@ -139,7 +129,8 @@ def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
     return model.eval()
 
 
-def _require_bits(model: Any, bits: int | None) -> None:
+def require_bits(model: Any, bits: int | None) -> None:
+    """Raises `Refused`."""
     if bits is not None and not count_quantized(model)[f"{bits}bit"]:
         raise Refused(FailureCode.QUANTIZATION_NOT_APPLIED, f"{bits} bits")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finlora_core.evaluation.config import EvaluationConfig
+from finlora_core.merging.config import MergeConfig
 from finlora_core.runs.config import RunConfig
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.training.checkpoints import Lineage
@@ -48,3 +49,8 @@ class Training(Attempt):
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Attempt):
     config: EvaluationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge(Attempt):
+    config: MergeConfig

@@ -11,16 +11,17 @@ from sqlalchemy.orm import Session
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import File
 from finlora_core.adapters.stable import link_newest
-from finlora_core.db.models import Run
+from finlora_core.db.models import MergedModel, Run
 from finlora_core.db.session import now
 from finlora_core.errors import LeaseLost, NotFound
+from finlora_core.merging import results
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.events import tell_published
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, RetryPolicy
 from finlora_core.runs.status import RunStatus
 from worker.bench import Bench
-from worker.facts import Attempt, Training
+from worker.facts import Attempt, Merge, Training
 from worker.heartbeat import boottime
 
 logger = logging.getLogger(__name__)
@@ -86,8 +87,16 @@ def _try_finish(bench: Bench, attempt: Attempt, end: AttemptEnd, product: Produc
     return status
 
 
-def discard_unlisted(bench: Bench, lease: Lease) -> None:
+def discard_unlisted(bench: Bench, attempt: Attempt) -> None:
     """Files without a row go; a commit whose answer was lost has made a row, and they stay."""
+    match attempt:
+        case Training():
+            _discard_adapter(bench, attempt.lease)
+        case Merge():
+            _discard_merged(bench, attempt.lease)
+
+
+def _discard_adapter(bench: Bench, lease: Lease) -> None:
     id = registry.adapter_id(lease.run_id, lease.attempt)
     with bench.database.reading() as session:
         try:
@@ -96,3 +105,10 @@ def discard_unlisted(bench: Bench, lease: Lease) -> None:
             bench.store.discard(id)
             return
     _link_newest(bench, adapter.owner, adapter.variant, adapter.name)
+
+
+def _discard_merged(bench: Bench, lease: Lease) -> None:
+    id = results.merged_id(lease.run_id, lease.attempt)
+    with bench.database.reading() as session:
+        if session.get(MergedModel, id) is None:
+            bench.merged.discard(id)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finlora_core.training.axolotl import Hardware
-from worker.cpu_mends import keep_int8_scales
+from worker.cpu_mends import keep_4bit_unpacked, keep_int8_scales
 
 
 def load_base(folder: Path, quant_bits: int | None, hardware: Hardware) -> Any:
@@ -22,7 +22,7 @@ def load_base(folder: Path, quant_bits: int | None, hardware: Hardware) -> Any:
     if device.type == "cpu":
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         keep_int8_scales()
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         device_map={"": device},
@@ -30,6 +30,8 @@ def load_base(folder: Path, quant_bits: int | None, hardware: Hardware) -> Any:
         local_files_only=True,
         use_safetensors=True,
     ).eval()
+    keep_4bit_unpacked(model)
+    return model
 
 
 def load_tokenizer(base: Path, adapter: Path | None) -> Any:

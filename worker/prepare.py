@@ -5,8 +5,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from finlora_core.adapters import registry
+from finlora_core.adapters.manifest import File
 from finlora_core.datasets.check import check_dataset
 from finlora_core.datasets.locate import find_dataset
+from finlora_core.db.models import Adapter
 from finlora_core.errors import BaseModelUnreadable, DatasetNotFound, InvalidDataset
 from finlora_core.runs.config import PromptFormat, RunConfig
 from finlora_core.runs.outcome import AttemptEnd, End
@@ -54,9 +57,13 @@ def failed(code: FailureCode, *, log: str = "", detail: str = "") -> AttemptEnde
     return AttemptEnded(AttemptEnd(end=End.FAILED, failure=failure(code, log, detail)))
 
 
-def require_disk(bench: Bench, attempt: Attempt) -> None:
-    free = shutil.disk_usage(attempt.files.root).free // MIB
-    wanted = bench.settings.min_free_disk_mib
+def require_disk(
+    bench: Bench, attempt: Attempt, *, folder: Path | None = None, size: int = 0
+) -> None:
+    """Room for `size` bytes, and what is always to be left, where the attempt's files lie or in
+    another folder."""
+    free = shutil.disk_usage(folder or attempt.files.root).free // MIB
+    wanted = bench.settings.min_free_disk_mib + size // MIB
     if free < wanted:
         raise failed(
             FailureCode.INSUFFICIENT_DISK, detail=f"{free} MiB are free, {wanted} MiB are wanted"
@@ -89,6 +96,12 @@ def _unchanged(bench: Bench, attempt: Training, written: str, sha256: str | None
     if facts.sha256 != sha256:
         raise failed(FailureCode.DATASET_CHANGED, detail=written)
     return path
+
+
+def adapter_folder(bench: Bench, adapter: Adapter) -> Path:
+    """Raises `AdapterDamaged`, `AdapterFilesMissing`."""
+    registry.require_sound(adapter)
+    return bench.store.require(adapter.id, map(File.model_validate, adapter.files))
 
 
 def _facts_of(folder: Path, config: RunConfig) -> BaseModelFacts:

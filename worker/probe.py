@@ -24,42 +24,61 @@ def rows_of(dataset: Any) -> Sequence[Sequence[int]]:
     return [row for row in rows if row]
 
 
-def probe(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """How far the logits of a PEFT model are from those of its base, over all tokens of `rows`.
+class Distance:
+    """How far logits are from those of another model, over all tokens that were added.
 
-    KL is of the adapted distribution from the base's, in nats a token. Leaves the model's mode
-    and the random state as they were. Every process of a distributed training must call it,
-    with the same rows: where weights are spread, each forward pass gathers them.
+    KL is of the first model's distribution from the other's, in nats a token.
     """
-    device = next(model.parameters()).device
-    total, largest, kl, agreed, tokens, values = 0.0, 0.0, 0.0, 0, 0, 0
+
+    def __init__(self) -> None:
+        self._rows = self._tokens = self._agreed = self._values = 0
+        self._total = self._largest = self._kl = 0.0
+
+    def add(self, logits: torch.Tensor, others: torch.Tensor) -> None:
+        """Of one row, both (tokens, vocabulary) in float32."""
+        difference = (logits - others).abs()
+        self._total += difference.sum(dtype=torch.float64).item()
+        # not Python's max(), for which NaN is never the largest
+        largest = torch.maximum(torch.tensor(self._largest), difference.max().cpu())
+        self._largest = largest.item()
+        self._values += difference.numel()
+        ours, theirs = log_softmax(logits, -1), log_softmax(others, -1)
+        self._kl += kl_div(theirs, ours, reduction="sum", log_target=True).item()
+        self._agreed += int((logits.argmax(-1) == others.argmax(-1)).sum())
+        self._tokens += len(logits)
+        self._rows += 1
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "rows": self._rows,
+            "tokens": self._tokens,
+            "max_abs_difference": self._largest,
+            "mean_abs_difference": self._total / max(1, self._values),
+            "kl": self._kl / max(1, self._tokens),
+            "top1_agreement": self._agreed / max(1, self._tokens),
+        }
+
+
+def probe(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    """How far the logits of a PEFT model are from those of its base.
+
+    Leaves the model's mode and the random state as they were. Every process of a distributed
+    training must call it, with the same rows: where weights are spread, each forward pass
+    gathers them.
+    """
+    distance = Distance()
     with set_training_aside(model):
         for row in rows:
-            ids = torch.tensor([row], device=device)
-            with_adapter = _logits(model, ids)
+            with_adapter = logits_of(model, row)
             with model.disable_adapter():
-                without = _logits(model, ids)
-            difference = (with_adapter - without).abs()
-            total += difference.sum(dtype=torch.float64).item()
-            # not Python's max(), for which NaN is never the largest
-            largest = torch.maximum(torch.tensor(largest), difference.max().cpu()).item()
-            values += difference.numel()
-            ours, base = log_softmax(with_adapter, -1), log_softmax(without, -1)
-            kl += kl_div(base, ours, reduction="sum", log_target=True).item()
-            agreed += int((with_adapter.argmax(-1) == without.argmax(-1)).sum())
-            tokens += len(row)
-    return {
-        "rows": len(rows),
-        "tokens": tokens,
-        "max_abs_difference": largest,
-        "mean_abs_difference": total / max(1, values),
-        "kl": kl / max(1, tokens),
-        "top1_agreement": agreed / max(1, tokens),
-    }
+                without = logits_of(model, row)
+            distance.add(with_adapter, without)
+    return distance.figures()
 
 
-def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """In float32, of one row: (tokens, vocabulary)."""
+def logits_of(model: Any, row: Sequence[int]) -> torch.Tensor:
+    """In float32: (tokens, vocabulary)."""
+    ids = torch.tensor([row], device=next(model.parameters()).device)
     logits: torch.Tensor = model(
         input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
     ).logits

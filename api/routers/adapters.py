@@ -1,8 +1,6 @@
 """Adapters: list what has been trained, download it, move it through its stages."""
 
-from collections.abc import Iterator
 from datetime import datetime
-from functools import partial
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
@@ -14,13 +12,14 @@ from api.audit import AuditDep
 from api.deps import DatabaseDep, StoreDep
 from api.errors import responses
 from api.pages import Cursor, Limit, Name, Variant
-from api.ranges import Content, content_responses, respond
+from api.published import all_files, one_file
+from api.ranges import content_responses, respond
 from api.results import ResultRead
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
-from finlora_core.adapters import archive, registry
-from finlora_core.adapters.manifest import File
+from finlora_core.adapters import registry
+from finlora_core.adapters.manifest import File, get_file
 from finlora_core.adapters.serving import Listed, Verdict, read_verdicts
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.audit.action import Action
@@ -28,6 +27,7 @@ from finlora_core.db.models import Adapter
 from finlora_core.db.session import now
 from finlora_core.errors import Invalid, InvalidAdapter
 from finlora_core.evaluation import results
+from finlora_core.merging.results import merges_of
 from finlora_core.playground import bits_of
 from finlora_core.runs.config import Line, contradiction
 from finlora_core.stages import moves
@@ -105,6 +105,10 @@ class AdapterDetail(AdapterRead):
         "again, the newest result only."
     )
     moves: list[StageMoveRead] = Field(description="Through the stages, the newest first.")
+    merges: list[str] = Field(
+        description="Merges of it into its base that have succeeded, the newest first.",
+        examples=[["merge_8f0c1d0c4a8b4e2f9d11"]],
+    )
 
 
 class StageRequest(BaseModel):
@@ -178,11 +182,13 @@ def get_adapter(
         adapter = registry.get_adapter(session, caller.owner, adapter_id)
         found = results.newest_of(session, adapter.id)
         history = moves.history(session, adapter.id)
+        merges = merges_of(session, adapter.id)
     return AdapterDetail(
         **dict(_read(adapter)),
         serving=_serving(store, adapter),
         evaluations=[ResultRead.model_validate(row) for row in found],
         moves=[StageMoveRead.model_validate(row) for row in history],
+        merges=list(merges),
     )
 
 
@@ -229,16 +235,9 @@ def get_adapter_file(
     store: StoreDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; `Range`, `If-Range` and `If-None-Match` work."""
-    file = registry.get_file(_find_sound(db, caller, adapter_id), path)
-    folder = store.require(adapter_id, [file])
-    content = Content(
-        size=file.size,
-        sha256=file.sha256,
-        media_type="application/octet-stream",
-        filename=file.path,
-        read=partial(archive.read, folder / file.path),
-    )
-    return respond(request, content)
+    adapter = _find_sound(db, caller, adapter_id)
+    file = get_file(adapter.files, path)
+    return respond(request, one_file(store.require(adapter.id, [file]), file))
 
 
 @router.head("/{adapter_id}/download", include_in_schema=False)
@@ -257,19 +256,8 @@ def download_adapter(
     adapter = _find_sound(db, caller, adapter_id)
     files = [File.model_validate(file) for file in adapter.files]
     folder = store.require(adapter_id, files)
-    top, at = f"{adapter.name}-v{adapter.version}", adapter.created_at
-
-    def read(start: int, end: int) -> Iterator[bytes]:
-        return archive.stream(folder, files, top=top, at=at, start=start, end=end)
-
-    content = Content(
-        size=archive.size(files, top=top),
-        sha256=archive.sha256(files, top=top, at=at),
-        media_type="application/x-tar",
-        filename=f"{top}.tar",
-        read=read,
-    )
-    return respond(request, content)
+    top = f"{adapter.name}-v{adapter.version}"
+    return respond(request, all_files(folder, files, top=top, at=adapter.created_at))
 
 
 def _find(db: DatabaseDep, caller: Caller, adapter_id: str) -> Adapter:

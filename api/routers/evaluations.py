@@ -1,7 +1,6 @@
 """Evaluations: adapters and base models judged on FinLoRA's tasks, or on data of your own."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
@@ -15,9 +14,9 @@ from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import JSONLinesResponse, as_json, jsonl_responses
 from api.pages import Cursor, Limit, Name
+from api.queued import QueuedRead, queued
 from api.results import ResultRead
 from api.routers import journal
-from api.routers.runs import RunError, error_of
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
@@ -30,8 +29,7 @@ from finlora_core.evaluation.posting import create_evaluation as store_evaluatio
 from finlora_core.evaluation.sets import find_sets
 from finlora_core.runs import lifecycle, posting, queries
 from finlora_core.runs.kind import RunKind
-from finlora_core.runs.status import Phase, RunStatus
-from finlora_core.runs.turns import COUNTED
+from finlora_core.runs.status import RunStatus
 
 router = APIRouter(
     prefix="/evaluations",
@@ -73,27 +71,9 @@ class Answered(BaseModel):
     eta_seconds: float | None = Field(description="Time left at the pace so far.")
 
 
-class EvaluationRead(BaseModel):
-    id: str
-    name: str
-    owner: str
-    base_model: str
-    status: RunStatus
-    phase: Phase | None = Field(description="What a running attempt is busy with.")
-    cancel_requested: bool
-    priority: int
-    queue_position: int | None = Field(
-        description=f"Runs of any kind ahead of it, counted up to {COUNTED}; null unless queued."
-    )
-    attempt: int
+class EvaluationRead(QueuedRead):
     progress: Answered | None
-    time_limit_seconds: float | None
-    metadata: dict[str, str] | None
     config: EvaluationConfig
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    error: RunError | None
     results: list[ResultRead] = Field(description="When it has succeeded: a model and set each.")
 
 
@@ -265,23 +245,8 @@ def _show(
     run: Run, queue_position: int | None, found: Sequence[EvaluationResult]
 ) -> EvaluationRead:
     return EvaluationRead(
-        id=run.id,
-        name=run.name,
-        owner=run.owner,
-        base_model=run.base_model,
-        status=run.status,
-        phase=run.phase,
-        cancel_requested=run.cancel_requested_at is not None,
-        priority=run.priority,
-        queue_position=queue_position,
-        attempt=run.attempt,
+        **queued(run, queue_position),
         progress=Answered.model_validate(run.progress) if run.progress else None,
-        time_limit_seconds=run.time_limit_seconds,
-        metadata=run.user_metadata,
         config=EvaluationConfig.model_validate(run.config),
-        created_at=run.created_at,
-        started_at=run.started_at,
-        finished_at=run.finished_at,
-        error=error_of(run),
         results=[ResultRead.model_validate(row) for row in found],
     )

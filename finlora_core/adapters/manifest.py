@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finlora_core.errors import NotFound
+
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
@@ -57,15 +59,28 @@ def describe(folder: Path, names: Iterable[str]) -> Sequence[File]:
     ]
 
 
+def get_file(listed: Iterable[Mapping[str, Any]], path: str) -> File:
+    """Only what a row lists can be downloaded. Raises `NotFound`."""
+    for file in listed:
+        if file["path"] == path:
+            return File.model_validate(file)
+    raise NotFound("file", path)
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Written last: it describes every other file of the folder, the card included."""
-    files = [file.model_dump() for file in describe(folder, (*PUBLISHED, CARD))]
-    content = {VERSION: SCHEMA_VERSION, **facts, "files": files}
+def write_manifest(
+    folder: Path, facts: Mapping[str, Any], files: Sequence[File] | None = None
+) -> None:
+    """Written last: it describes every other file of the folder, the card included.
+
+    `files` are those of a folder that is not an adapter's.
+    """
+    listed = describe(folder, (*PUBLISHED, CARD)) if files is None else files
+    content = {VERSION: SCHEMA_VERSION, **facts, "files": [file.model_dump() for file in listed]}
     (folder / MANIFEST).write_bytes(canonical({**content, SELF: own_sha256(content)}))
 
 

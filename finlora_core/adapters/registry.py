@@ -150,14 +150,6 @@ def list_adapters(
     return page(session, own, Adapter, cursor, limit)
 
 
-def get_file(adapter: Adapter, path: str) -> File:
-    """Only what the manifest lists can be downloaded. Raises `NotFound`."""
-    for file in adapter.files:
-        if file["path"] == path:
-            return File.model_validate(file)
-    raise NotFound("file", path)
-
-
 def newest_versions(session: Session) -> Sequence[Adapter]:
     """Of each name in each variant: what the stable paths are to show."""
     named = (Adapter.owner, Adapter.variant, Adapter.name)

@@ -1,9 +1,10 @@
-"""Where adapters lie on disk.
+"""Where adapters and merged models lie on disk.
 
     lora_adaptors/
       8bits_r8/sentiment -> ../.store/adp_…   the stable path: always the newest version
       owners/ann/8bits_r8/…                   the same of an owner who is not the default one
       .store/adp_…/                           one folder a version, never changed
+      .merged/merge_…/                        the same of a model that an adapter was merged into
       .staging/adp_…/                         being written; renamed when it is whole
       .staging/….link                         a link being switched, by rename too
       .staging/adp_….intent                   an import under way: whose, so that it can be swept
@@ -18,80 +19,122 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters.manifest import PUBLISHED, File
-from finlora_core.errors import AdapterFilesMissing
+from finlora_core.errors import AdapterFilesMissing, Gone, MergedFilesMissing
 
 LINK, INTENT = ".link", ".intent"
 OWNERS = "owners"
 CHUNK = 1024 * 1024  # bytes
 
 
-class AdapterStore:
+class Store:
+    """Folders of files that appear whole, and never change: a row lists each."""
+
+    place: ClassVar[str]
+    kind: ClassVar[str]
+    remedy: ClassVar[str]
+    missing: ClassVar[type[Gone]]
+
     def __init__(self, root: Path) -> None:
         self._root = root
 
     @property
     def is_there(self) -> bool:
         """Whether anything has been published here: false too while a disk is not mounted."""
-        return (self._root / ".store").is_dir()
+        return (self._root / self.place).is_dir()
 
-    def folder(self, adapter_id: str) -> Path:
-        return self._root / ".store" / adapter_id
+    def folder(self, id: str) -> Path:
+        return self._root / self.place / id
 
-    def stable_path(self, owner: str, variant: str, name: str) -> Path:
-        """`8bits_r8/NAME`, where FinLoRA has it; other owners' lie in a folder of their own."""
-        own = self._root if owner == DEFAULT_OWNER else self._root / OWNERS / owner
-        return own / variant / name
-
-    def require(self, adapter_id: str, files: Iterable[File]) -> Path:
-        """The version's folder. Raises `AdapterFilesMissing` when a file is not there whole."""
-        folder = self.folder(adapter_id)
+    def require(self, id: str, files: Iterable[File]) -> Path:
+        """Its folder. Raises `missing` when a file is not there whole."""
+        folder = self.folder(id)
         for file in files:
             path = folder / file.path
             if not path.is_file() or path.stat().st_size != file.size:
-                raise AdapterFilesMissing(
-                    f"adapter {adapter_id!r} is listed, but {file.path} is not in the store; "
-                    "restore the adapters folder from a backup, or train it again"
+                raise self.missing(
+                    f"{self.kind} {id!r} is listed, but {file.path} is not in the store; "
+                    f"restore the adapters folder from a backup, or {self.remedy} again"
                 )
         return folder
 
-    def stage(self, adapter_id: str, source: Path) -> Path:
-        """Copy what is to be published from Axolotl's output folder `source`."""
-        staged = self._staging / adapter_id
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        for name in PUBLISHED:
-            _copy_plain(source / name, staged / name)
-        return staged
-
-    def publish(self, adapter_id: str, staged: Path) -> Path:
+    def publish(self, id: str, staged: Path) -> Path:
         """Make the staged folder appear, whole, at its final place."""
         _fsync_all([*staged.iterdir(), staged])
-        final = self.folder(adapter_id)
+        final = self.folder(id)
         final.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(final)
         _fsync_all([final.parent])
         return final
 
-    def discard(self, adapter_id: str) -> None:
-        """Remove a version that no row lists: its attempt lost the run after publishing."""
-        shutil.rmtree(self.folder(adapter_id), ignore_errors=True)
+    def discard(self, id: str) -> None:
+        """Remove what no row lists: its attempt lost the run after publishing."""
+        shutil.rmtree(self.folder(id), ignore_errors=True)
 
-    def discard_staged(self, adapter_id: str) -> None:
-        shutil.rmtree(self._staging / adapter_id, ignore_errors=True)
+    def discard_staged(self, id: str) -> None:
+        shutil.rmtree(self._staging / id, ignore_errors=True)
 
     def versions(self) -> Sequence[Path]:
-        """Every folder named after a version, also those that are being written."""
-        places = (self._root / ".store", self._staging)
+        """Every folder named after an id, also those that are being written."""
+        places = (self._root / self.place, self._staging)
         return [
             folder
             for place in places
             for folder in _entries(place)
             if folder.suffix not in (LINK, INTENT)
         ]
+
+    def _fresh(self, id: str) -> Path:
+        """An empty folder to write what is to be published."""
+        staged = self._staging / id
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        return staged
+
+    @property
+    def _staging(self) -> Path:
+        return self._root / ".staging"
+
+
+class MergedStore(Store):
+    """Merged models, beside the adapters."""
+
+    place = ".merged"
+    kind = "merged model"
+    remedy = "merge it"
+    missing = MergedFilesMissing
+
+    def stage(self, id: str, source: Path, names: Iterable[str]) -> Path:
+        """Take these files from `source`, which nothing writes to any more: they are moved
+        where that is possible, since they may have many GB."""
+        staged = self._fresh(id)
+        for name in names:
+            _move_plain(source / name, staged / name)
+        return staged
+
+
+class AdapterStore(Store):
+    place = ".store"
+    kind = "adapter"
+    remedy = "train it"
+    missing = AdapterFilesMissing
+
+    def stable_path(self, owner: str, variant: str, name: str) -> Path:
+        """`8bits_r8/NAME`, where FinLoRA has it; other owners' lie in a folder of their own."""
+        own = self._root if owner == DEFAULT_OWNER else self._root / OWNERS / owner
+        return own / variant / name
+
+    def stage(self, adapter_id: str, source: Path) -> Path:
+        """Copy what is to be published from Axolotl's output folder `source`."""
+        staged = self._fresh(adapter_id)
+        for name in PUBLISHED:
+            _copy_plain(source / name, staged / name)
+        return staged
 
     def intend(self, adapter_id: str, owner: str) -> None:
         """Note on disk that `owner` is about to publish what no run stands behind."""
@@ -141,11 +184,7 @@ class AdapterStore:
 
     def _versions_from(self, stable: Path) -> Path:
         """Relative, so that the whole tree can be moved."""
-        return Path(os.path.relpath(self._root / ".store", stable.parent))
-
-    @property
-    def _staging(self) -> Path:
-        return self._root / ".staging"
+        return Path(os.path.relpath(self._root / self.place, stable.parent))
 
     def _intent(self, adapter_id: str) -> Path:
         return self._staging / f"{adapter_id}{INTENT}"
@@ -166,6 +205,19 @@ def _copy_plain(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
+
+
+def _move_plain(source: Path, target: Path) -> None:
+    """As `_copy_plain`; a file that has another name elsewhere is copied too."""
+    try:
+        found = source.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        with suppress(OSError):  # on another disk
+            source.rename(target)
+            return
+    _copy_plain(source, target)
 
 
 def _plain_only(path: str, flags: int) -> int:

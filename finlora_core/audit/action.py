@@ -15,6 +15,8 @@ class Action(StrEnum):
     EVALUATION_CANCELLED = "evaluation.cancelled"
     COMPARISON_CREATED = "comparison.created"
     ADAPTER_MOVED = "adapter.moved"
+    MERGE_CREATED = "merge.created"
+    MERGE_CANCELLED = "merge.cancelled"
     DATASET_CREATED = "dataset.created"
     DATASET_DELETED = "dataset.deleted"
     UPLOAD_CREATED = "upload.created"

@@ -42,6 +42,7 @@ class Phase(StrEnum):
     PREPARING = "preparing"
     TRAINING = "training"
     EVALUATING = "evaluating"
+    MERGING = "merging"
     PUBLISHING = "publishing"
 
 

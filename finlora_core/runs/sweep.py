@@ -8,7 +8,8 @@ else's and stay.
 import logging
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -18,14 +19,14 @@ from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
 from finlora_core.adapters.imports import owner_of
-from finlora_core.adapters.registry import attempt_of
 from finlora_core.adapters.stable import link_newest
-from finlora_core.adapters.store import AdapterStore
+from finlora_core.adapters.store import AdapterStore, MergedStore, Store
 from finlora_core.datasets.files import DatasetFiles
 from finlora_core.datasets.sweep import sweep_datasets
-from finlora_core.db.models import Adapter, Run
+from finlora_core.db.models import Adapter, MergedModel, Run
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import forget_old
+from finlora_core.merging import results
 from finlora_core.runs.status import RunStatus
 from finlora_core.settings import Settings
 from finlora_core.training.files import RunFiles
@@ -52,7 +53,12 @@ class Sweeper:
 
 
 def sweep(database: Database, store: AdapterStore, settings: Settings) -> None:
-    _sweep_versions(database, store, settings.sweep_grace_seconds)
+    merged = MergedStore(settings.adapters)
+    for kept in (
+        Kept(store, Adapter, registry.attempt_of),
+        Kept(merged, MergedModel, results.attempt_of),
+    ):
+        _sweep_versions(database, kept, settings.sweep_grace_seconds)
     _sweep_imports(database, store, settings.sweep_grace_seconds)
     _mend_links(database, store)
     _sweep_runs(database, settings)
@@ -61,22 +67,31 @@ def sweep(database: Database, store: AdapterStore, settings: Settings) -> None:
         forget_old(session, now=now(session))
 
 
-def _sweep_versions(database: Database, store: AdapterStore, grace: float) -> None:
-    """Folders of versions that were never listed: their attempt ended before it could commit."""
+@dataclass(frozen=True)
+class Kept:
+    """What lies in a store: the table that lists it, and which attempt has made an id."""
+
+    store: Store
+    table: type[Adapter] | type[MergedModel]
+    attempt_of: Callable[[str], tuple[str, int] | None]
+
+
+def _sweep_versions(database: Database, kept: Kept, grace: float) -> None:
+    """Folders that were never listed: their attempt ended before it could commit."""
     # listed before the database is asked: what commits in between is found there
-    folders = [folder for folder in store.versions() if _is_older(folder, grace)]
+    folders = [folder for folder in kept.store.versions() if _is_older(folder, grace)]
     for some in _some_at_once(folders):
         with database.reading() as session:
-            unlisted = _unlisted(session, [folder.name for folder in some])
+            unlisted = _unlisted(session, kept, [folder.name for folder in some])
         for folder in some:
             if folder.name in unlisted:
-                logger.info("removed %s: no adapter is listed for it", folder)
+                logger.info("removed %s: no %s is listed for it", folder, kept.store.kind)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unlisted(session: Session, ids: Collection[str]) -> Collection[str]:
-    listed = set(session.scalars(select(Adapter.id).where(Adapter.id.in_(ids))))
-    attempts = {id: found for id in ids if id not in listed and (found := attempt_of(id))}
+def _unlisted(session: Session, kept: Kept, ids: Collection[str]) -> Collection[str]:
+    listed = set(session.scalars(select(kept.table.id).where(kept.table.id.in_(ids))))
+    attempts = {id: found for id in ids if id not in listed and (found := kept.attempt_of(id))}
     runs = _runs(session, {run_id for run_id, _ in attempts.values()})
     return {
         id

@@ -42,6 +42,8 @@ class FailureCode(StrEnum):
     INVALID_ADAPTER = "invalid_adapter"
     ADAPTER_UNREADABLE = "adapter_unreadable"
     EVALUATION_ERROR = "evaluation_error"
+    MERGE_NOT_FAITHFUL = "merge_not_faithful"
+    MERGE_ERROR = "merge_error"
     TRAINING_ERROR = "training_error"
     WORKER_ERROR = "worker_error"
     WORKER_LOST = "worker_lost"
@@ -105,13 +107,19 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.LOSS_NOT_FINITE: "The loss became NaN or infinite. Lower learning_rate, "
         "typically to a tenth, and look for empty targets in the dataset.",
         FailureCode.INVALID_ADAPTER: "Training ended, but what it left is not a sound adapter.",
-        FailureCode.ADAPTER_UNREADABLE: "An adapter that was to be judged cannot be read any "
-        "more. Restore its files from a backup, or evaluate without it.",
+        FailureCode.ADAPTER_UNREADABLE: "An adapter that is needed for this cannot be read any "
+        "more. Restore its files from a backup, or do without it.",
         FailureCode.NOTHING_TO_JUDGE: "Among the rows that were kept out of training is none that "
         "the run's evaluation_task can judge. Keep out more of them with val_set_size, or name a "
         "validation_dataset_path.",
         FailureCode.EVALUATION_ERROR: "The evaluation stopped with an error; the last log lines "
         "say which one.",
+        FailureCode.MERGE_NOT_FAITHFUL: "The merged model does not answer as the adapter does on "
+        "the base it was trained on, and was not published. Serve the adapter with an engine that "
+        "takes it as it is; or merge again with limits that allow for this, or with an override "
+        "and its reason.",
+        FailureCode.MERGE_ERROR: "The merge stopped with an error; the last log lines say which "
+        "one.",
         FailureCode.TRAINING_ERROR: "Training stopped with an error; the last log lines say "
         "which one.",
         FailureCode.WORKER_ERROR: "The worker itself failed, not the training; its log says why.",

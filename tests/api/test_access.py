@@ -14,6 +14,7 @@ from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
 from tests.answers import answer
+from tests.merges import end_merge
 from tests.support import BASE_MODEL, bearer, make_key
 
 OPEN = {"/healthz", "/readyz"}
@@ -183,14 +184,17 @@ def things(
     answer(database, settings, evaluation, ["positive"] * 3, ["positive"] * 3)
     pair = {"a": adapter.id, "b": "base"}
     judged_so = ask("GET", f"/evaluations/{evaluation}", key).json()
+    merge = ask("POST", f"/adapters/{adapter.id}/merge", key, json={}).json()["id"]
+    end_merge(database, settings, merge)
     run = ask("POST", "/runs", key, json=RUN).json()
     return {
+        "merge_id": merge,
         "evaluation_id": evaluation,
         "comparison_id": ask("POST", "/comparisons", key, json=pair).json()["id"],
         "result_id": judged_so["results"][0]["id"],
         "run_id": run["id"],
         "adapter_id": adapter.id,
-        "path": "adapter_model.safetensors",
+        "path": "tokenizer.json",
         "dataset_id": dataset["id"],
         "job_id": run["id"].replace("run_", "ftjob-"),
         "file_id": dataset["id"].replace("dataset_", "file-"),
@@ -212,6 +216,7 @@ def _told(ask: Ask, key: str) -> Mapping[str, str]:
 
 BODIES: dict[str, Any] = {
     "/adapters/{adapter_id}/stage": {"json": {"stage": "staging"}},
+    "/adapters/{adapter_id}/merge": {"json": {}},
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part-none"]}},
 }
 """Of routes that look at what was sent before they look who sent it."""
@@ -255,7 +260,8 @@ def test_lists_show_an_owners_own_things_only(
     settings: Settings,
 ) -> None:
     other, own = make_key(database, settings, owner="other"), make_key(database, settings)
-    for path in ("/runs", "/adapters", "/datasets", "/evaluations", "/comparisons", "/webhooks"):
+    lists = ("/runs", "/adapters", "/datasets", "/evaluations", "/comparisons", "/merges")
+    for path in (*lists, "/webhooks"):
         assert ask("GET", path, own).json()["data"]
         assert ask("GET", path, other).json()["data"] == []
     named = "/adapters?name=sentiment&version=1"

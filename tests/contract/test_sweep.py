@@ -11,8 +11,10 @@ from finlora_core.adapters.imports import import_tree, owner_of
 from finlora_core.adapters.manifest import File
 from finlora_core.adapters.store import AdapterStore
 from finlora_core.db.session import Database, now
+from finlora_core.merging.results import merged_id
 from finlora_core.runs import lifecycle, queries
-from finlora_core.runs.lifecycle import Lease
+from finlora_core.runs.kind import RunKind
+from finlora_core.runs.lifecycle import Lease, Order, Work
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.sweep import sweep
 from finlora_core.settings import Settings
@@ -75,6 +77,37 @@ def test_a_version_that_was_never_listed_is_removed(
     finish(database, lease, DRAINED)
     swept(database, settings)
     assert not folder.exists()
+
+
+def test_a_merged_model_that_was_never_listed_is_removed(
+    database: Database, settings: Settings
+) -> None:
+    at_work, ended = claimed_merge(database), claimed_merge(database)
+    folders = []
+    for lease in (at_work, ended):
+        folder = settings.adapters / ".merged" / merged_id(lease.run_id, lease.attempt)
+        folder.mkdir(parents=True)
+        folders.append(age(folder))
+    finish(database, ended, DRAINED)
+    swept(database, settings)
+    assert [folder.exists() for folder in folders] == [True, False]
+
+
+def claimed_merge(database: Database) -> Lease:
+    with database.transaction() as session:
+        work = Work(
+            kind=RunKind.MERGE,
+            base_model="org/model",
+            variant="8bits_r8",
+            config={},
+            config_sha256="c" * 64,
+            dataset_rows=1,
+            dataset_sha256="d" * 64,
+        )
+        lifecycle.create(session, work, Order(name="merged"), now=now(session))
+        lease = lifecycle.claim_next(session, worker="w", now=now(session), ttl=TTL)
+        assert lease is not None
+        return lease
 
 
 @pytest.mark.parametrize("place", [".store", ".staging"])

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.support import BASE_MODEL
-from worker.cpu_mends import keep_4bit_differentiable, keep_int8_scales
+from worker.cpu_mends import keep_4bit_unpacked, keep_int8_scales
 from worker.probe import ROWS, TOKENS, probe, rows_of
 
 pytestmark = pytest.mark.training
@@ -38,7 +38,7 @@ def model(request: pytest.FixtureRequest, tiny_base: Path) -> Any:
     loading, lora = KINDS[request.param]
     keep_int8_scales()
     base = AutoModelForCausalLM.from_pretrained(tiny_base / BASE_MODEL, **loading)
-    keep_4bit_differentiable(base)
+    keep_4bit_unpacked(base)
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.5, **lora)
     return get_peft_model(base, config).train()
 

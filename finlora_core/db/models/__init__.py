@@ -9,6 +9,7 @@ from finlora_core.db.models.evaluations import EvaluationOutputs, EvaluationResu
 from finlora_core.db.models.events import Event
 from finlora_core.db.models.idempotency import IdempotencyKey
 from finlora_core.db.models.keys import ApiKey
+from finlora_core.db.models.merges import MergedModel
 from finlora_core.db.models.runs import LogChunk, MetricPoint, Run, RunAttempt, Worker
 from finlora_core.db.models.webhooks import Delivery, Webhook
 
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "IdempotencyKey",
     "LogChunk",
+    "MergedModel",
     "MetricPoint",
     "Run",
     "RunAttempt",
