@@ -1,5 +1,6 @@
 """The Python client: post a run or an evaluation, follow it, download an adapter and verify it."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,8 +9,15 @@ from typing import Any, Self
 
 import httpx
 
-from finlora_core.download import InvalidAnswer, Report, download, ignore
-from finlora_core.errors import FinLoRAError, InvalidSettings, Unauthorized, Unavailable
+from finlora_core.adapters.manifest import File
+from finlora_core.download import InvalidAnswer, Remote, Report, download, ignore
+from finlora_core.errors import (
+    FinLoRAError,
+    InvalidSettings,
+    Unauthorized,
+    Unavailable,
+    UnknownName,
+)
 from finlora_core.redact import redact
 from finlora_core.runs.kind import RunKind
 
@@ -22,6 +30,14 @@ UPLOAD_SECONDS = 600.0
 """How long the service may take to check what was uploaded."""
 
 _AWAY = (502, 503, 504)
+
+_PLACES = {
+    RunKind.TRAINING: "/runs",
+    RunKind.EVALUATION: "/evaluations",
+    RunKind.MERGE: "/merges",
+}
+
+_ID = re.compile(r"([a-z]+)_[0-9a-f]{20}")
 
 
 class ApiError(FinLoRAError):
@@ -80,12 +96,15 @@ class Client:
         asked = {"a": a, "b": b, **({"task": task} if task else {})}
         return self._json("POST", "/comparisons", json=asked)
 
+    def merge_adapter(self, adapter_id: str, terms: Mapping[str, Any]) -> dict[str, Any]:
+        return self._json("POST", f"/adapters/{adapter_id}/merge", json=terms)
+
     def list_tasks(self) -> list[dict[str, Any]]:
         """What can be evaluated, and whether its rows are at hand."""
         return self._page("/tasks", {})
 
     def get_run(self, run_id: str) -> dict[str, Any]:
-        """A run or, here and where it is followed, an evaluation."""
+        """A run of any kind, here and where it is followed."""
         return self._json("GET", _path_of(run_id))
 
     def cancel_run(self, run_id: str) -> dict[str, Any]:
@@ -167,7 +186,25 @@ class Client:
 
     def download(self, adapter_id: str, folder: Path, report: Report = ignore) -> Path:
         """The adapter's files in a folder of its own below `folder`; see `download.download`."""
-        return download(self._stream, self.get_adapter(adapter_id), folder, report)
+        adapter = self.get_adapter(adapter_id)
+        name = f"{adapter['name']}-v{adapter['version']}"
+        return self._download(f"/adapters/{adapter_id}", name, adapter["files"], folder, report)
+
+    def download_merged(self, adapter_id: str, folder: Path, report: Report = ignore) -> Path:
+        """The same of the model that its newest merge has made. Raises `UnknownName`."""
+        adapter = self.get_adapter(adapter_id)
+        if not adapter["merges"]:
+            raise UnknownName(
+                f"{adapter_id} has not been merged; `finlora adapters merge {adapter_id}` does it"
+            )
+        merge = self.get_run(adapter["merges"][0])
+        name = f"{adapter['name']}-v{adapter['version']}-merged"
+        files = merge["merged"]["files"]
+        return self._download(f"/merges/{merge['id']}", name, files, folder, report)
+
+    def _download(self, path: str, name: str, files: Any, folder: Path, report: Report) -> Path:
+        listed = [File.model_validate(file) for file in files]
+        return download(self._stream, Remote(path, name, listed), folder, report)
 
     def _page(self, path: str, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
         given = {key: value for key, value in filters.items() if value is not None}
@@ -202,12 +239,14 @@ class Client:
             yield answer
 
 
-def is_evaluation(run_id: str) -> bool:
-    return run_id.startswith(f"{RunKind.EVALUATION.prefix}_")
+def kind_of(run_id: str) -> RunKind:
+    """By its id; anything else is taken for the id of a training."""
+    match = _ID.fullmatch(run_id)
+    return next((kind for kind in RunKind if match and kind.prefix == match[1]), RunKind.TRAINING)
 
 
 def _path_of(run_id: str) -> str:
-    return f"/evaluations/{run_id}" if is_evaluation(run_id) else f"/runs/{run_id}"
+    return f"{_PLACES[kind_of(run_id)]}/{run_id}"
 
 
 def _raise_for(answer: httpx.Response) -> None:

@@ -1,4 +1,4 @@
-"""Download an adapter file by file: go on where it broke off, verify, appear whole.
+"""Download published files one by one: go on where it broke off, verify, appear whole.
 
 <folder>/
   .adp_….part/                          while it is being downloaded
@@ -8,7 +8,8 @@
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,7 @@ from finlora_core.adapters.manifest import File, sha256_of
 from finlora_core.errors import Conflict, FinLoRAError, Unavailable
 
 Report = Callable[[int, int], None]
-"""Told how many bytes of the adapter are here, and how many there are."""
+"""Told how many bytes are here, and how many there are."""
 
 Get = Callable[[str, Mapping[str, str]], Any]
 """GET a path with these headers: a context manager that gives the streamed answer."""
@@ -36,22 +37,32 @@ def ignore(done: int, size: int) -> None:
     """The report that nobody reads."""
 
 
-def download(get: Get, adapter: Mapping[str, Any], folder: Path, report: Report = ignore) -> Path:
-    """The adapter's own folder below `folder`.
+@dataclass(frozen=True)
+class Remote:
+    """What is to be fetched."""
+
+    path: str
+    """Of the API: `/adapters/adp_…`, below which its files are."""
+    name: str
+    """Of the folder that it is to get."""
+    files: Sequence[File]
+
+
+def download(get: Get, remote: Remote, folder: Path, report: Report = ignore) -> Path:
+    """Its own folder below `folder`.
 
     Raises `ChecksumMismatch` naming the file, `Unavailable` when the connection breaks
     (the same call goes on from there), `Conflict` when something else has the folder's name.
     """
-    files = [File.model_validate(file) for file in adapter["files"]]
-    final = folder / _plain(f"{adapter['name']}-v{adapter['version']}")
+    final = folder / _plain(remote.name)
     if final.exists():
-        _require_same(final, files)
+        _require_same(final, remote.files)
         return final
-    staging = folder / f".{_plain(adapter['id'])}.part"
+    staging = folder / f".{_plain(remote.path.rpartition('/')[2])}.part"
     staging.mkdir(parents=True, exist_ok=True)
-    size, before = sum(file.size for file in files), 0
-    for file in files:
-        url = f"/adapters/{adapter['id']}/files/{file.path}"
+    size, before = sum(file.size for file in remote.files), 0
+    for file in remote.files:
+        url = f"{remote.path}/files/{file.path}"
         _fetch(get, url, file, staging, _after(before, size, report))
         before += file.size
     staging.rename(final)
@@ -115,11 +126,11 @@ def _is_same(path: Path, file: File) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
-def _require_same(folder: Path, files: list[File]) -> None:
+def _require_same(folder: Path, files: Sequence[File]) -> None:
     for file in files:
         if not _is_same(folder / _plain(file.path), file):
             raise Conflict(
-                f"{folder} is there already, and its {file.path} is not this adapter's; remove "
+                f"{folder} is there already, and its {file.path} is another one; remove "
                 "it, or choose another folder"
             )
 

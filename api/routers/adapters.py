@@ -284,6 +284,7 @@ def _one_version(
 def _serving(store: AdapterStore, adapter: Adapter) -> list[Verdict] | None:
     """Judged anew each time: the table of the engines changes with the service."""
     listed = Listed(
+        id=adapter.id,
         name=adapter.name,
         version=adapter.version,
         base_model=adapter.base_model,

@@ -21,6 +21,9 @@ from finlora_core.adapters.manifest import CONFIG, WEIGHTS
 from finlora_core.adapters.peft_config import PeftConfig, read_peft_config
 from finlora_core.adapters.tensors import Tensor, read_header
 
+MERGE = "finlora adapters merge {id} && finlora adapters pull {id} --merged && "
+"""What brings the folder that is served then."""
+
 TABLE = Path(__file__).with_suffix(".toml")
 
 
@@ -83,7 +86,7 @@ class Verdict(BaseModel):
     )
     how: str | None = Field(
         description="The command, beside what `finlora adapters pull` has brought; with "
-        "`needs_merge` beside the merged model. None where nothing helps.",
+        "`needs_merge` after the commands that merge it. None where nothing helps.",
         examples=["vllm serve org/model --enable-lora --lora-modules a=./a-v1 --max-lora-rank 64"],
     )
 
@@ -139,6 +142,7 @@ def engines() -> Sequence[Engine]:
 class Listed:
     """What the adapter's row says."""
 
+    id: str
     name: str
     version: int
     base_model: str
@@ -177,6 +181,7 @@ def serving_verdicts(
         rank=max(peft.rank, *peft.rank_pattern.values(), 0),
         modules=frozenset(_linear_modules(tensors)),
         words={
+            "id": listed.id,
             "name": listed.name,
             "folder": f"{listed.name}-v{listed.version}",
             "base": listed.base_model,
@@ -229,7 +234,7 @@ def _how(engine: Engine, seen: _Seen, verdict: Serving, flags: str) -> str | Non
     if verdict is Serving.UNSUPPORTED:
         return None
     if verdict is Serving.NEEDS_MERGE:
-        return engine.merged.format(**seen.words)
+        return f"{MERGE}{engine.merged}".format(**seen.words)
     return engine.serve.format(**seen.words, flags=flags)
 
 

@@ -14,6 +14,7 @@ from finlora_core.cli import (
     evaluate,
     finetune,
     keys,
+    merging,
     runs,
     service,
     submit,
@@ -39,6 +40,7 @@ app.command()(evaluate.evaluations)
 app.command()(compare.compare)
 for command in (runs.status, runs.logs, runs.cancel, runs.pause, runs.resume, runs.retry):
     app.command()(command)
+adapters.app.command()(merging.merge)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(datasets.app, name="datasets")

@@ -128,12 +128,15 @@ def pull(
     variant: Variant = None,
     version: Version = None,
     to: Annotated[Path, typer.Option(help="Where its folder is put.")] = Path(),
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The model that its newest merge has made.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Download an adapter into NAME-vVERSION/ and verify every file.
 
-    What a broken download has brought is kept: the same command goes on from there. The
-    folder appears when everything in it is right.
+    Its merged model goes into NAME-vVERSION-merged/. What a broken download has brought is kept:
+    the same command goes on from there. The folder appears when everything in it is right.
 
     \b
     finlora adapters pull sentiment_llama_3_1_8b_8bits_r8
@@ -142,8 +145,9 @@ def pull(
     with connect(url) as client:
         adapter = find_adapter(client, wanted, variant, version)
         with reporting_bytes(console, adapter["name"]) as report:
-            folder = client.download(adapter["id"], to, report)
-    say(f"{folder}: {len(adapter['files'])} files, every SHA-256 agrees")
+            fetch = client.download_merged if merged else client.download
+            folder = fetch(adapter["id"], to, report)
+    say(f"{folder}: {len(list(folder.iterdir()))} files, every SHA-256 agrees")
 
 
 @app.command()

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from finlora_core.cli.adapters import Variant, find_adapter
-from finlora_core.cli.follow import follow, say_failure, say_left
+from finlora_core.cli.follow import watch
 from finlora_core.cli.progress import run_words
 from finlora_core.cli.results import say_results
-from finlora_core.cli.terminal import INTERRUPTED, Url, connect, say, say_facts, say_table
+from finlora_core.cli.terminal import Url, connect, say, say_facts, say_table
 from finlora_core.client import ApiError, Client
 from finlora_core.errors import DatasetNotFound
 from finlora_core.evaluation.tasks import Metric
@@ -194,13 +194,6 @@ def _post(client: Client, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _watch(client: Client, made: Mapping[str, Any]) -> None:
-    try:
-        ended = follow(client, made)
-    except KeyboardInterrupt:
-        say_left(client, made)
-        raise typer.Exit(INTERRUPTED) from None
-    if ended["status"] != "succeeded":
-        say_failure(ended)
-        raise typer.Exit(1)
+    ended = watch(client, made)
     say()
     say_results(client, ended["results"])

@@ -1,11 +1,14 @@
-"""Watch a run or an evaluation until it ends, or until Ctrl-C."""
+"""Watch a run of any kind until it ends, or until Ctrl-C."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import typer
+
 from finlora_core.cli.progress import reporting, run_words
-from finlora_core.cli.terminal import console, errors, say
-from finlora_core.client import Client, is_evaluation
+from finlora_core.cli.terminal import INTERRUPTED, console, errors, say
+from finlora_core.client import Client, kind_of
+from finlora_core.runs.kind import RunKind
 
 
 def follow(
@@ -24,12 +27,25 @@ def follow(
 def say_left(client: Client, run: Mapping[str, Any]) -> None:
     """After Ctrl-C: it goes on in its service."""
     here = f"{run['id']} --url {client.url}"
-    what = "evaluation" if is_evaluation(run["id"]) else "run"
-    say(f"\nNot watched any more; the {what} goes on.")
+    kind = kind_of(run["id"])
+    say(f"\nNot watched any more; the {kind.word} goes on.")
     say(f"To watch it: finlora logs {here} --follow")
-    if is_evaluation(run["id"]):
+    if kind is not RunKind.TRAINING:
         say(f"To see its results: finlora status {here}")
     say(f"To stop it: finlora cancel {here}")
+
+
+def watch(client: Client, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Until it has succeeded; else what went wrong is said, and the command ends."""
+    try:
+        ended = follow(client, made)
+    except KeyboardInterrupt:
+        say_left(client, made)
+        raise typer.Exit(INTERRUPTED) from None
+    if ended["status"] != "succeeded":
+        say_failure(ended)
+        raise typer.Exit(1)
+    return ended
 
 
 def say_failure(run: Mapping[str, Any]) -> None:

@@ -8,14 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from finlora_core.cli.evaluate import say_evaluation
+from finlora_core.cli.merging import say_merge
 from finlora_core.cli.progress import run_words
 from finlora_core.cli.terminal import INTERRUPTED, Url, connect, say, say_facts, say_table
-from finlora_core.client import TERMINAL, Client, is_evaluation
+from finlora_core.client import TERMINAL, Client, kind_of
 from finlora_core.errors import UnknownName
+from finlora_core.runs.kind import RunKind
 from finlora_core.suggest import suggest
 
 Run = Annotated[
-    str, typer.Argument(help="A run's id, or a name: its newest run; or an evaluation's id.")
+    str,
+    typer.Argument(
+        help="A run's id, or a name: its newest run; or the id of an evaluation or merge."
+    ),
 ]
 
 NEWEST = 1000
@@ -26,7 +31,8 @@ FOLLOW_SECONDS = 1.0
 
 def status(
     run: Annotated[
-        str | None, typer.Argument(help="A run's id, or a name; or an evaluation's id.")
+        str | None,
+        typer.Argument(help="A run's id, or a name; or the id of an evaluation or merge."),
     ] = None,
     url: Url = None,
 ) -> None:
@@ -113,7 +119,7 @@ def retry(run: Run, url: Url = None) -> None:
 
 def _find(client: Client, wanted: str) -> dict[str, Any]:
     """By id, or the newest run of that name. Raises `UnknownName` with close ones."""
-    if is_evaluation(wanted):
+    if kind_of(wanted) is not RunKind.TRAINING:
         return client.get_run(wanted)
     named = client.list_runs(name=wanted, limit=1)
     if named:
@@ -125,10 +131,13 @@ def _find(client: Client, wanted: str) -> dict[str, Any]:
 
 
 def _say_found(client: Client, run: Mapping[str, Any]) -> None:
-    if is_evaluation(run["id"]):
-        say_evaluation(client, run)
-    else:
-        _say_run(run)
+    match kind_of(run["id"]):
+        case RunKind.EVALUATION:
+            say_evaluation(client, run)
+        case RunKind.MERGE:
+            say_merge(run)
+        case RunKind.TRAINING:
+            _say_run(run)
 
 
 def _say_run(run: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ def judge_all(
     said = {"base_model": "org/model", "rank": 8, "alpha": 16, "use_dora": False}
     said |= {"use_rslora": False, "target_modules": frozenset({"q_proj"})}
     return serving_verdicts(
-        Listed(name="sentiment", version=2, base_model="org/model", quant_bits=bits),
+        Listed(id="adp_1", name="sentiment", version=2, base_model="org/model", quant_bits=bits),
         PeftConfig(**{**said, **peft}),
         [Tensor(name, dtype, (8, 8), 0, 128) for name in tensors],
     )
@@ -132,7 +132,10 @@ def test_each_engine_has_its_verdict_on_each_variant(case: Case) -> None:
 def test_the_case_of_dora_says_so_and_how_the_merged_model_is_served() -> None:
     verdict = judge(use_dora=True)[VLLM]
     assert verdict.reasons == ("DoRA is refused",)
-    assert verdict.how == "vllm serve ./sentiment-v2-merged --served-model-name sentiment"
+    assert verdict.how == (
+        "finlora adapters merge adp_1 && finlora adapters pull adp_1 --merged && "
+        "vllm serve ./sentiment-v2-merged --served-model-name sentiment"
+    )
 
 
 def test_an_adapter_without_peculiarities_needs_no_flag_and_no_remark() -> None:
@@ -190,7 +193,7 @@ def test_the_oldest_vllm_serves_a_4_bit_base_as_it_was_trained() -> None:
 
 def test_a_published_folder_is_read_by_its_config_and_its_header(tmp_path: Path) -> None:
     write_adapter(tmp_path, rank=64, use_rslora=True)
-    listed = Listed(name="a", version=1, base_model="org/model", quant_bits=None)
+    listed = Listed(id="adp_1", name="a", version=1, base_model="org/model", quant_bits=None)
     verdicts = {it.engine: it for it in reversed(read_verdicts(tmp_path, listed))}
     assert verdicts[SGLANG].verdict is MERGE
     assert str(verdicts[VLLM].how).endswith("--max-lora-rank 64")
