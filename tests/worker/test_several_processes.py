@@ -50,7 +50,8 @@ def bench(bench_with: BenchWith, settings: Settings, tiny_base: Path) -> Bench:
 def run_id(settings: Settings, sqlite: Database) -> str:
     path = write_dataset(settings.datasets[0] / "train.jsonl", rows=TRAIN_ROWS)
     facts = check_dataset(path, FORM, shown_as=path.name)
-    config = make_config(gpus=PROCESSES, parallelism="ddp", learning_rate=1e-3, **BATCH)
+    shared = {"gpus": PROCESSES, "parallelism": "ddp", "evaluation_task": "accuracy"}
+    config = make_config(**shared, learning_rate=1e-3, **BATCH)
     with sqlite.transaction() as session:
         order = Order(name="shared")
         return lifecycle.create_run(session, config, order, dataset=facts, now=now(session)).id
@@ -85,6 +86,10 @@ def test_two_processes_train_one_adapter_pause_together_and_go_on_together(
         points = journal.read_metrics(session, run_id, after=0, limit=1000)
     assert second.resumed_from == paused.checkpoint_step
     assert [point.step for point in points if "loss" in point.values] == [*range(1, STEPS + 1)]
+    judged = [
+        (point.step, point.values["eval_rows"]) for point in points if "eval_rows" in point.values
+    ]
+    assert judged == [(5, 1), (10, 1), (15, 1)]
     (weights,) = settings.adapters.glob("fp16_r8/shared/adapter_model.safetensors")
     assert all(value.any() for name, value in load_file(weights).items() if "lora_B" in name)
 
