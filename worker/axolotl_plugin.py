@@ -138,7 +138,7 @@ class FinLoRAPlugin(BasePlugin):  # type: ignore[misc]
             prompts,
             patience=judging.patience,
             resumed_from=cfg.resume_from_checkpoint,
-            desk=self._reporter,
+            reporter=self._reporter,
         )
 
     def _make_exam(self, cfg: Any, rows: Any, prompts: Prompts, task: str) -> Exam:

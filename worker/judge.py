@@ -8,7 +8,7 @@ best step included. Whoever goes on from it needs nothing else.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
@@ -32,6 +32,7 @@ from worker.answering import Tokens, answer, greedy
 from worker.aside import set_training_aside
 from worker.loading import Prompts
 from worker.processes import is_first_process, of_all_processes, of_first_process, own_place
+from worker.reporter import Reporter
 
 WEIGHTS = "adapter_model.safetensors"
 BEST_WEIGHTS = "best_adapter.safetensors"
@@ -94,14 +95,6 @@ def _question(row: Mapping[str, Sequence[int]], prompts: Prompts) -> Question | 
     return Question(list(ids[:start]), prompts.text_of(ids[start:end])) if start else None
 
 
-class Desk(Protocol):
-    """Where a judge tells of its work."""
-
-    def heard(self, answers: int, state: TrainerState) -> None: ...
-
-    def record(self, values: Mapping[str, float], state: TrainerState) -> None: ...
-
-
 class Judge(TrainerCallback):  # type: ignore[misc]
     """Must be asked before the callback that saves by time: what it sees is due by steps."""
 
@@ -113,14 +106,14 @@ class Judge(TrainerCallback):  # type: ignore[misc]
         *,
         patience: int | None,
         resumed_from: str | None,
-        desk: Desk,
+        reporter: Reporter,
     ) -> None:
         self._files = files
         self._exam = exam
         self._prompts = prompts
         self._patience = patience
         self._resumed_from = resumed_from
-        self._desk = desk
+        self._reporter = reporter
         self._best_weights: Weights = {}
         self.history: list[dict[str, Any]] = []
         """The trainer's, of the attempts before too."""
@@ -186,7 +179,7 @@ class Judge(TrainerCallback):  # type: ignore[misc]
         if judgement is None:
             return
         self.history.append({**judgement.values, "epoch": state.epoch, "step": step})
-        self._desk.record(judgement.values, state)
+        self._reporter.record(judgement.values, state)
         if best(self._made()) == judgement:
             weights = _weights(model).items()
             self._best_weights = {name: weight.cpu().clone() for name, weight in weights}
@@ -220,7 +213,7 @@ class Judge(TrainerCallback):  # type: ignore[misc]
             )
             for texts in answer(model, self._prompts, config, ids, self._exam.batch_size):
                 answers |= {numbers[n]: text or "" for n, text in texts}
-                self._desk.heard(len(texts), state)
+                self._reporter.heard(len(texts), state)
                 if may_stop and self._files.stop_requested.exists():
                     return None
         return answers

@@ -19,6 +19,7 @@ from finlora_core.training.files import AttemptFiles
 from tests.support import BASE_MODEL
 from worker.judge import BEST_WEIGHTS, UNTRAINED, WEIGHTS, Exam, Judge, make_exam
 from worker.loading import Prompts, load_tokenizer
+from worker.reporter import Reporter
 
 pytestmark = pytest.mark.training
 
@@ -28,7 +29,9 @@ ROWS = 2
 Row = dict[str, list[int]]
 
 
-class Notes:
+class Notes(Reporter):
+    """Writes no files."""
+
     def __init__(self) -> None:
         self.recorded: list[tuple[int, Mapping[str, float]]] = []
         self.answers = 0
@@ -38,7 +41,7 @@ class Notes:
         self.answers += answers
         self.on_answers()
 
-    def record(self, values: Mapping[str, float], state: Any) -> None:
+    def record(self, values: Mapping[str, Any], state: Any) -> None:
         self.recorded.append((state.global_step, values))
 
 
@@ -77,11 +80,11 @@ def exam(prompts: Prompts, task: str = "tfns", rows: list[Row] | None = None, **
 
 
 def judge_of(
-    tmp_path: Path, exam: Exam, prompts: Prompts, desk: Any = None, **keys: Any
+    tmp_path: Path, exam: Exam, prompts: Prompts, reporter: Notes | None = None, **keys: Any
 ) -> tuple[Judge, Any]:
     """A judge, and the trainer's state that it has seen at the beginning."""
     how = {"patience": None, "resumed_from": None, **keys}
-    judge = Judge(AttemptFiles(tmp_path), exam, prompts, desk=desk or Notes(), **how)
+    judge = Judge(AttemptFiles(tmp_path), exam, prompts, reporter=reporter or Notes(), **how)
     state = SimpleNamespace(
         global_step=0, save_steps=SAVE_STEPS, max_steps=MAX_STEPS, log_history=[], epoch=0.0
     )
