@@ -29,7 +29,7 @@ from finlora_core.errors import (
 from finlora_core.merging import results
 from finlora_core.merging.card import card
 from finlora_core.merging.fidelity import Fidelity, shortcomings
-from finlora_core.merging.probes import Probe, find_probe
+from finlora_core.merging.probes import ROWS, TOKENS, Probe, find_probe
 from finlora_core.playground import bits_of
 from finlora_core.runs.status import Phase
 from finlora_core.training.diagnose import FailureCode
@@ -98,15 +98,18 @@ def _adapter(bench: Bench, attempt: Merge) -> tuple[Adapter, Path]:
 
 
 def _require_room(bench: Bench, attempt: Merge, base_folder: Path) -> None:
-    """For the model in 16 bits, on the disk where it is made and on that where it is to lie."""
+    """For the model in 16 bits, on the disk where it is made and on that where it is to lie; and
+    on the first for the logits that it is compared with, in 32."""
     try:
         tensors = [t for file in base.weight_files(base_folder) for t in read_header(file)]
     except InvalidAdapter as error:
         raise failed(FailureCode.BASE_MODEL_UNREADABLE, detail=str(error)) from None
     size = 2 * sum(math.prod(tensor.shape) for tensor in tensors)
+    vocabulary = max((tensor.shape[0] for tensor in tensors if tensor.shape), default=0)
+    logits = 4 * ROWS * TOKENS * vocabulary  # the embeddings have the most rows
     adapters = bench.settings.adapters
     adapters.mkdir(parents=True, exist_ok=True)
-    require_disk(bench, attempt, size=size)
+    require_disk(bench, attempt, size=size + logits)
     require_disk(bench, attempt, size=size, folder=adapters)
 
 

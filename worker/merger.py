@@ -17,13 +17,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from finlora_core.merging.fidelity import Fidelity
+from finlora_core.merging.probes import TOKENS
 from finlora_core.training.files import ATTEMPT_DIR, AttemptFiles
 from worker.aside import set_training_aside
 from worker.evaluator import Refused, encode, require_bits
 from worker.generation import free_memory
 from worker.loading import Prompts, load_base, load_tokenizer
 from worker.merge_errand import MergeErrand
-from worker.probe import TOKENS, Distance, logits_of
+from worker.probe import Distance, logits_of
 from worker.progress import Progress
 from worker.tail import write_json
 

@@ -17,6 +17,8 @@ from finlora_core.runs.config import PromptFormat
 from finlora_core.settings import Settings
 
 ROWS = 16
+TOKENS = 256
+"""Of each row at most."""
 
 OWN = Path(__file__).with_name("probe.jsonl")
 """Sentences as FinLoRA's tasks have them, made up for this."""
