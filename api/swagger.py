@@ -15,19 +15,23 @@ _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def add_swagger_ui(app: FastAPI) -> None:
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_swagger_ui_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=app.title,
-            swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{FILES}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{FILES}/favicon.png",
-            swagger_ui_parameters=app.swagger_ui_parameters,
-        )
-        page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
-        return page
+    app.add_api_route("/docs", _docs, include_in_schema=False)
+
+
+async def _docs(request: Request) -> HTMLResponse:
+    """No closure over its application: FastAPI remembers every endpoint for ever, and would keep
+    whatever that holds."""
+    app, root = request.app, request.scope.get("root_path", "")
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}{app.openapi_url}",
+        title=app.title,
+        swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{FILES}/favicon.png",
+        swagger_ui_parameters=app.swagger_ui_parameters,
+    )
+    page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
+    return page
 
 
 def _policy(page: bytes) -> str:

@@ -1,13 +1,19 @@
 """Health, the OpenAPI document, Swagger UI, and the shape of every error."""
 
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from api.errors import STATUS, status_of
+from api.main import create_app
 from finlora_core import errors
+from finlora_core.adapters.store import AdapterStore
+from finlora_core.db.session import Database
+from finlora_core.settings import Settings
 from tests.support import ListQueue
 
 
@@ -41,6 +47,20 @@ def test_swagger_ui_asks_nothing_of_any_other_host(client: TestClient) -> None:
         assert client.get(asset).status_code == 200
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_an_application_that_is_gone_is_not_kept_in_memory(
+    settings: Settings, sqlite: Database
+) -> None:
+    store = AdapterStore(settings.adapters)
+    app = create_app(settings=settings, database=sqlite, queue=ListQueue(), store=store)
+    with TestClient(app) as client:
+        assert client.get("/docs").status_code == 200
+        assert client.get("/healthz").status_code == 200
+    seen = weakref.ref(app)
+    del app, client
+    gc.collect()
+    assert seen() is None
 
 
 def test_every_route_has_an_operation_id_a_tag_and_a_description(client: TestClient) -> None:
