@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -49,7 +49,8 @@ class RequestLimit:
     def __init__(self, item: RateLimitItem, redis_url: str | None) -> None:
         self._item = item
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._shared = SlidingWindowCounterRateLimiter(_redis(redis_url)) if redis_url else None
+        self._redis = _redis(redis_url) if redis_url else None
+        self._shared = SlidingWindowCounterRateLimiter(self._redis) if self._redis else None
         self._back_at = 0.0
 
     @classmethod
@@ -75,6 +76,10 @@ class RequestLimit:
                 f"go on in {left.reset} s",
                 retry_after=left.reset,
             )
+
+    async def close(self) -> None:
+        if self._redis is not None:
+            await self._redis.bridge.get_connection().aclose()  # type: ignore[attr-defined]
 
     async def _hit(self, key_id: str) -> tuple[bool, Left]:
         if self._shared is not None and time.monotonic() >= self._back_at:
@@ -120,7 +125,7 @@ async def _send(scope: Scope, send: Send, message: Message) -> None:
     await send(message)
 
 
-def _redis(broker_url: str) -> Storage:
+def _redis(broker_url: str) -> RedisStorage:
     url = broker_url.replace("redis+socket://", "redis+unix://")  # kombu's word, and limits'
     return RedisStorage(
         f"async+{url}",

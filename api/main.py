@@ -101,6 +101,8 @@ def create_app(
         hub.close()
         reconciler.stop()
         postman.stop()
+        if app.state.request_limit is not None:
+            await app.state.request_limit.close()
 
     # FastAPIOffline serves Swagger UI's files from its package: /docs works without internet
     app: FastAPI = FastAPIOffline(
