@@ -260,13 +260,9 @@ def download_adapter(
     return respond(request, all_files(folder, files, top=top, at=adapter.created_at))
 
 
-def _find(db: DatabaseDep, caller: Caller, adapter_id: str) -> Adapter:
-    with db.reading() as session:
-        return registry.get_adapter(session, caller.owner, adapter_id)
-
-
 def _find_sound(db: DatabaseDep, caller: Caller, adapter_id: str) -> Adapter:
-    adapter = _find(db, caller, adapter_id)
+    with db.reading() as session:
+        adapter = registry.get_adapter(session, caller.owner, adapter_id)
     registry.require_sound(adapter)
     return adapter
 

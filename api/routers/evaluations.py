@@ -13,6 +13,7 @@ from api.deps import DatabaseDep, DatasetsDep, HubDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import JSONLinesResponse, as_json, jsonl_responses
+from api.made import answer_made
 from api.pages import Cursor, Limit, Name
 from api.queued import QueuedRead, queued
 from api.results import ResultRead
@@ -27,7 +28,7 @@ from finlora_core.evaluation import outputs, results
 from finlora_core.evaluation.config import EvaluationConfig, EvaluationRequest
 from finlora_core.evaluation.posting import create_evaluation as store_evaluation
 from finlora_core.evaluation.sets import find_sets
-from finlora_core.runs import lifecycle, posting, queries
+from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import RunStatus
 
@@ -112,10 +113,7 @@ def create_evaluation(
 
         made = once.make(session, caller.owner, create, now=at)
         read = _read(session, _find(session, caller, made.id))
-    if made.is_new:
-        posting.offer(db, queue, made.id)
-    response.headers["Location"] = f"/evaluations/{made.id}"
-    return as_json(read, status=201, headers=response.headers)
+    return answer_made(response, db, queue, made, read, at="/evaluations")
 
 
 @router.get("", operation_id="list_evaluations", response_model=EvaluationPage)

@@ -14,6 +14,7 @@ from api.deps import DatabaseDep, DatasetsDep, HubDep, MergedDep, QueueDep, Sett
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import as_json
+from api.made import answer_made
 from api.pages import Cursor, Limit, Name
 from api.published import all_files, one_file
 from api.queued import QueuedRead, queued
@@ -32,7 +33,7 @@ from finlora_core.merging.config import MergeConfig, MergeRequest
 from finlora_core.merging.fidelity import Fidelity
 from finlora_core.merging.posting import create_merge as store_merge
 from finlora_core.merging.probes import find_default, find_probe, training_of
-from finlora_core.runs import lifecycle, posting, queries
+from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.journal import Progress
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import RunStatus
@@ -121,10 +122,7 @@ def create_merge(
 
         made = once.make(session, caller.owner, create, now=at)
         read = _read(session, _find(session, caller, made.id))
-    if made.is_new:
-        posting.offer(db, queue, made.id)
-    response.headers["Location"] = f"/merges/{made.id}"
-    return as_json(read, status=201, headers=response.headers)
+    return answer_made(response, db, queue, made, read, at="/merges")
 
 
 @router.get("/merges", operation_id="list_merges", response_model=MergePage)

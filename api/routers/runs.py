@@ -15,15 +15,14 @@ from api.deps import DatabaseDep, DatasetsDep, LooksDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import as_json
+from api.made import answer_made
 from api.pages import Cursor, Limit, Name, Variant
-from api.queue import WorkerQueue
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
 from finlora_core.access.scopes import Scope
 from finlora_core.audit.action import Action
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
-from finlora_core.idempotency import Made
 from finlora_core.runs import lifecycle, posting, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
@@ -185,7 +184,7 @@ def create_run(
         run = run or queries.get_run(session, caller.owner, made.id)
     with db.reading() as session:  # its place in the line is nothing to hold up others for
         read = _read(session, run)
-    return _made(response, db, queue, made, read)
+    return answer_made(response, db, queue, made, read, at="/runs")
 
 
 @router.get("", operation_id="list_runs", response_model=RunPage)
@@ -300,7 +299,7 @@ def retry_run(
 
         made = once.make(session, parent.owner, retry, now=at)
         read = _read(session, queries.get_run(session, caller.owner, made.id))
-    return _made(response, db, queue, made, read)
+    return answer_made(response, db, queue, made, read, at="/runs")
 
 
 @router.get("/{run_id}/attempts", operation_id="list_attempts", responses=responses(404))
@@ -342,16 +341,6 @@ def _steer(
         queries.get_run(session, caller.owner, run_id)
         audit.note(session, caller, action, run_id, now=at)
         return _read(session, move(session, run_id, now=at))
-
-
-def _made(
-    response: Response, db: Database, queue: WorkerQueue, made: Made, read: RunRead
-) -> Response:
-    """After the commit: the answer to a POST that has made a run, or did so before."""
-    if made.is_new:
-        posting.offer(db, queue, made.id)
-    response.headers["Location"] = f"/runs/{made.id}"
-    return as_json(read, status=201, headers=response.headers)
 
 
 def _read(session: Session, run: Run) -> RunRead:
