@@ -1,14 +1,11 @@
 """Build the application. Everything it needs arrives here; nothing below reads the environment."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
-
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api import openai
 from api.access import Doorman
+from api.beside import beside_requests
 from api.document import complete_document
 from api.edge import Edge, Hosts
 from api.errors import install_error_handlers
@@ -30,23 +27,13 @@ from api.routers import (
     tasks,
     webhooks,
 )
-from api.stopping import calling_on_stop
 from api.swagger import add_swagger_ui
 from finlora_core.access.pepper import load_pepper
 from finlora_core.access.quota import Quota
-from finlora_core.adapters.scrub import Scrubber
 from finlora_core.adapters.store import AdapterStore
-from finlora_core.audit.chain import Sealer
-from finlora_core.audit.kept import kept_file
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.db.session import Database
-from finlora_core.runs.reconcile import Reconciler, reconcile
-from finlora_core.runs.sweep import Sweeper
 from finlora_core.settings import Settings
-from finlora_core.webhooks.delivery import Deliverer
-
-DELIVER_EVERY = 1.0
-"""Seconds between looks at the outbox."""
 
 ROUTERS = (
     runs.router,
@@ -79,37 +66,12 @@ Errors are `application/problem+json` with a stable `code`.
 def create_app(
     *, settings: Settings, database: Database, queue: WorkerQueue, store: AdapterStore
 ) -> FastAPI:
-    hub = Hub(database)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        duties = (
-            partial(reconcile, database, queue, settings),
-            Sweeper(database, store, settings),
-            Scrubber(database, store, settings),
-            Sealer(database, app.state.pepper, kept_file(settings)),
-        )
-        reconciler = Reconciler(duties, every=settings.reconcile_seconds)
-        reconciler.start()
-        postman = Reconciler(
-            [Deliverer(database, app.state.pepper, settings.webhook_networks)],
-            every=DELIVER_EVERY,
-        )
-        postman.start()
-        with calling_on_stop(hub.close):
-            yield
-        hub.close()
-        reconciler.stop()
-        postman.stop()
-        if app.state.request_limit is not None:
-            await app.state.request_limit.close()
-
     # FastAPIOffline serves Swagger UI's files from its package: /docs works without internet
     app: FastAPI = FastAPIOffline(
         title="FinLoRA service",
         version="0.1.0",
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=beside_requests,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy with TLS it would lead away from it
@@ -118,7 +80,7 @@ def create_app(
     app.state.database = database
     app.state.looks = Looks(database)
     app.state.queue = queue
-    app.state.hub = hub
+    app.state.hub = Hub(database)
     app.state.store = store
     app.state.datasets = DatasetChecker()
     app.state.pepper = load_pepper(settings)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import api.main
+import api.beside
 from finlora_core.settings import load_settings
 from tests.chaos.databases import start_database
 from tests.service import Service, serving
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=30, help="for each route and phase")
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite")
     order = parser.parse_args(arguments)
-    api.main.DELIVER_EVERY = 86400.0  # webhooks are made up, too: nothing may be sent to them
+    api.beside.DELIVER_EVERY = 86400.0  # webhooks are made up, too: nothing may be sent to them
     for name in list(os.environ):  # a developer's own settings must not decide what is tested
         if name.startswith("FINLORA_"):
             del os.environ[name]
