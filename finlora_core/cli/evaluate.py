@@ -53,7 +53,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Rows of each set. Default: all.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows answered at once. Default: 16.")
+        int | None, typer.Option(min=1, help="Rows answered at once. Default: 32.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Which rows --limit draws. Default: 42.")

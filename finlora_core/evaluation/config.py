@@ -103,7 +103,7 @@ class EvaluationConfig(Closed):
         le=1_000_000,
         description="Judge this many rows of each set, drawn with `seed`. Default: all.",
     )
-    batch_size: int = Field(16, ge=1, le=MAX_BATCH, description="Rows answered at once.")
+    batch_size: int = Field(32, ge=1, le=MAX_BATCH, description="Rows answered at once.")
     seed: int = Field(42, ge=0, lt=2**32, description="Same seed and limit: the same rows.")
 
     @model_validator(mode="after")

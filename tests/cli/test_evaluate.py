@@ -162,7 +162,7 @@ def test_ctrl_c_leaves_it_in_line_and_a_cancel_ends_the_waiting(
     for command in ("logs", "status", "cancel"):
         assert f"finlora {command} {id} --url" in out
     config = ask(f"/evaluations/{id}")["config"]
-    assert (config["limit"], config["seed"], config["batch_size"]) == (2, 7, 16)
+    assert (config["limit"], config["seed"], config["batch_size"]) == (2, 7, 32)
     assert finlora("logs", id).returncode == 0
     assert finlora("cancel", id).stdout == f"{id} (tfns): cancelled\n"
     waiting = watch(*arguments)
