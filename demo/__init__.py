@@ -1,1 +1,1 @@
-"""A demonstration that learns on a CPU: data, a tiny base model and an accuracy check."""
+"""A demonstration that learns on a CPU: data and a tiny base model."""

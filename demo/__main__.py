@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from finlora_core.cli.progress import reporting, run_words
+from finlora_core.cli.follow import follow, say_failure
+from finlora_core.cli.progress import reporting
+from finlora_core.cli.results import say_results
 from finlora_core.client import Client
 from finlora_core.errors import FinLoRAError
 from finlora_core.settings import Settings, load_settings
@@ -27,7 +28,7 @@ from finlora_core.stack import free_port, running_stack
 HERE = Path(__file__).parent
 HOME = Path(".finlora") / "demo"
 BASE_MODEL = "finlora/tiny-llama"
-HELDOUT = HERE / "data" / "sentiment_heldout.jsonl"
+HELDOUT = "sentiment_heldout.jsonl"
 RUN_CONFIG = HERE / "run_config.json"
 
 PLAN = """\
@@ -36,7 +37,7 @@ This demo takes about 3 minutes on 2 cores and needs no network and no GPU. It
   2. starts the service: SQLite, a private Redis, the API and one worker,
   3. posts a FinLoRA run config (8-bit LoRA, r=8) and follows the real Axolotl training,
   4. downloads the adapter over HTTP and verifies its SHA-256,
-  5. loads it with PEFT in a fresh process and measures it on held-out rows.
+  5. posts an evaluation of the base and the adapter on held-out rows, and shows the results.
 """
 
 
@@ -62,26 +63,22 @@ class Demo:
                 stack = open_until_the_end.enter_context(running_stack(settings))
                 self._console.print(f"  {stack.url}, Swagger UI at {stack.url}/docs")
             client = open_until_the_end.enter_context(Client(stack.url, stack.key))
-            return self._train_and_measure(client, settings, base)
+            return self._train_and_measure(client, settings)
 
-    def _train_and_measure(self, client: Client, settings: Settings, base: Path) -> dict[str, Any]:
+    def _train_and_measure(self, client: Client, settings: Settings) -> dict[str, Any]:
         with self._stage("training"):
             run = self._train(client)
         with self._stage("download"):
             folder = client.download(run["adapter_id"], HOME / "downloads")
             adapter = client.get_adapter(run["adapter_id"])
-            self._console.print(f"  {folder}: {len(adapter['files'])} files, every SHA-256 agrees")
+            words = f"  {folder}: {len(adapter['files'])} files, every SHA-256 agrees"
+            self._console.print(words, soft_wrap=True)
         with self._stage("evaluation"):
-            base_accuracy = _accuracy(base)
-            adapter_accuracy = _accuracy(base, folder)
-        self._console.print(
-            f"  held-out accuracy: base {base_accuracy:.1%}, with the adapter "
-            f"[bold]{adapter_accuracy:.1%}[/bold]"
-        )
+            accuracy = self._evaluate(client, adapter["id"])
         return {
             "seconds": self.seconds,
-            "base_accuracy": base_accuracy,
-            "adapter_accuracy": adapter_accuracy,
+            "base_accuracy": accuracy[None],
+            "adapter_accuracy": accuracy[adapter["id"]],
             "adapter_path": str(settings.adapters / adapter["variant"] / adapter["name"]),
             "adapter_sha256": adapter["sha256"],
         }
@@ -103,12 +100,21 @@ class Demo:
     def _train(self, client: Client) -> dict[str, Any]:
         run = client.create_run(json.loads(RUN_CONFIG.read_text()))
         self._console.print(f"  POST /runs answered {run['id']} ({run['variant']})")
-        with reporting(self._console, run["name"]) as report:
-            run = client.wait(run["id"], lambda seen: report(*run_words(seen)))
-        if run["status"] != "succeeded":
-            error = run["error"] or {"code": run["status"], "hint": "", "log_tail": ""}
-            sys.exit(f"{error['code']}: {error['hint']}\n{error['log_tail']}")
-        return run
+        return _succeeded(client, run)
+
+    def _evaluate(self, client: Client, adapter_id: str) -> dict[str | None, float]:
+        """Share of held-out rows answered rightly, of the adapter and, as None, of its base."""
+        evaluation = client.create_evaluation(
+            {
+                "adapters": [adapter_id],
+                "base_model": BASE_MODEL,
+                "tasks": [{"dataset_path": HELDOUT, "metric": "accuracy"}],
+            }
+        )
+        self._console.print(f"  POST /evaluations answered {evaluation['id']}")
+        results = _succeeded(client, evaluation)["results"]
+        say_results(client, results)
+        return {each["adapter_id"]: round(each["value"], 4) for each in results}
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -118,13 +124,13 @@ class Demo:
         self.seconds[name.replace(" ", "_")] = round(time.monotonic() - started, 1)
 
 
-def _accuracy(base: Path, adapter: Path | None = None) -> float:
-    """Share of held-out rows answered rightly, measured in a fresh process."""
-    command = [sys.executable, "-m", "demo.accuracy", "--base", str(base), "--data", str(HELDOUT)]
-    command += ["--adapter", str(adapter)] if adapter else []
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    accuracy: float = json.loads(done.stdout.splitlines()[-1])["accuracy"]
-    return accuracy
+def _succeeded(client: Client, run: dict[str, Any]) -> dict[str, Any]:
+    """Followed to its end; the demo ends with it when it fails."""
+    ended = follow(client, run)
+    if ended["status"] != "succeeded":
+        say_failure(ended)
+        sys.exit(1)
+    return ended
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 
 class Label(StrEnum):
-    """The three answers; a greedy run of any of them is scored by `demo.accuracy`."""
+    """The three answers."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"

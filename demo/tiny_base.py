@@ -148,7 +148,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def texts_of(row: Row) -> tuple[str, str]:
-    """Prompt and answer, the two texts that Axolotl tokenizes apart (see `demo.accuracy`)."""
+    """Prompt and answer, the two texts that Axolotl tokenizes apart: the answer without BOS, and
+    no space comes between. A context ends in "Answer: ", so two spaces stand before "[/INST]"."""
     return f"[INST] {row.context} [/INST]", str(row.target)
 
 
