@@ -5,9 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from finlora_core.runs.kind import RunKind
 from finlora_core.training.diagnose import FailureCode
+from finlora_core.training.hints import OWN_HINTS
 
 ROOT = Path(__file__).parent.parent
+DOCUMENT = (ROOT / "docs" / "errors.md").read_text()
+CODE_CELL = r"\| `([a-z_0-9]+)` \|"
 
 OF_THE_FRAMEWORK = {"not_found", "method_not_allowed"}
 """Made from a status by `api.errors`, for what no route answers."""
@@ -23,6 +27,12 @@ def test_every_code_is_listed_and_every_listed_one_exists() -> None:
     known = {*named(), *OF_THE_FRAMEWORK, *OF_THE_SERVICE, *FailureCode}
     assert listed() - known == set(), "docs/errors.md lists codes that nothing answers with"
     assert known - listed() == set(), "docs/errors.md lacks codes"
+
+
+def test_where_evaluations_and_merges_have_hints_of_their_own_is_listed() -> None:
+    _, _, table = DOCUMENT.partition("| code | what helps an evaluation |")
+    of_others = set(re.findall(CODE_CELL, table))
+    assert of_others == set(OWN_HINTS[RunKind.EVALUATION]) == set(OWN_HINTS[RunKind.MERGE])
 
 
 def named() -> Iterator[str]:
@@ -48,8 +58,7 @@ def code_of(node: ast.AST) -> ast.expr | None:
 
 def listed() -> set[str]:
     """Of the tables, where a code is alone in its cell, and of the list of those in `errors[]`."""
-    text = (ROOT / "docs" / "errors.md").read_text()
-    cells = re.findall(r"\| `([a-z_0-9]+)` \|", text)
-    sentence = re.search(r"^In `errors\[\]`:(.*?)\.\s", text, re.MULTILINE | re.DOTALL)
+    cells = re.findall(CODE_CELL, DOCUMENT)
+    sentence = re.search(r"^In `errors\[\]`:(.*?)\.\s", DOCUMENT, re.MULTILINE | re.DOTALL)
     assert sentence is not None
     return {*cells, *re.findall(r"`([a-z_0-9]+)`", sentence[1])}

@@ -115,7 +115,7 @@ def encode(prompts: Prompts, given: Sequence[tuple[str, str]], form: PromptForma
 
 def _encode_chat(prompts: Prompts, given: Sequence[tuple[str, str]]) -> Tokens:
     if not prompts.tokenizer.chat_template:
-        raise Refused(FailureCode.NO_CHAT_TEMPLATE, "a set holds messages")
+        raise Refused(FailureCode.NO_CHAT_TEMPLATE, "the rows hold messages")
     return prompts.of_chat([{"role": role, "content": text} for role, text in given])
 
 

@@ -79,8 +79,8 @@ def tell_end(session: Session, run: Run, end: AttemptEnd, *, at: datetime) -> No
     data: dict[str, Any] = {"attempt": run.attempt}
     if run.status is RunStatus.QUEUED:
         data["reason"] = end.failure.code if end.failure else _REASONS[end.end]
-    if run.status is RunStatus.FAILED and end.failure is not None:
-        data |= {"code": end.failure.code, "hint": end.failure.hint}
+    if run.status is RunStatus.FAILED:
+        data |= {"code": run.error_code, "hint": run.error_hint}
     tell(session, run, _ENDED[run.status], at=at, **data)
 
 

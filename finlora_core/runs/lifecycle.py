@@ -28,6 +28,7 @@ from finlora_core.runs.outcome import AttemptEnd, End, RetryPolicy, Wish, next_s
 from finlora_core.runs.status import Phase, RunStatus, require_transition
 from finlora_core.runs.turns import OWN_ORDER, is_waiting, owners_in_turn
 from finlora_core.training.diagnose import FailureCode, failure
+from finlora_core.training.hints import hint_of
 from finlora_core.webhooks import outbox
 
 
@@ -399,7 +400,7 @@ def _end_attempt(
         delay = policy.delay(run.crashes) if end.is_crash else 0
         run.not_before, run.offered_at = now + timedelta(seconds=delay), None
     if status is RunStatus.FAILED and end.failure is not None:
-        run.error_code, run.error_hint = end.failure.code, end.failure.hint
+        run.error_code, run.error_hint = end.failure.code, hint_of(end.failure, run.kind)
         run.error_log = end.failure.log_tail
     tell_end(session, run, end, at=now)
     session.flush()

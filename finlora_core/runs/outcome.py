@@ -33,10 +33,11 @@ class Wish(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a run failed, in a form a program and a person can act on."""
+    """Why a run failed; `training.hints` has words for it that a person can act on."""
 
     code: str
-    hint: str
+    detail: str = ""
+    """What it was in this case; without secrets."""
     log_tail: str = ""
     is_retried: bool = False
     """Whether it may go away by itself: then the run is tried again, a few times."""

@@ -14,8 +14,10 @@ from sqlalchemy.exc import OperationalError
 from finlora_core.db.session import Database, now
 from finlora_core.runs import journal, lifecycle
 from finlora_core.runs.lifecycle import Lease
-from finlora_core.runs.outcome import AttemptEnd, End, Failure
+from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.status import Phase
+from finlora_core.training.diagnose import FailureCode, failure
+from finlora_core.training.hints import HINTS
 from tests.support import BASE_MODEL, POLICY, ListQueue
 
 CONFIG: dict[str, Any] = {"base_model": BASE_MODEL, "dataset_path": "train.jsonl"}
@@ -234,16 +236,16 @@ def test_cancelling_a_running_run_shows_the_wish(client: TestClient, database: D
 def test_an_ended_run_cannot_be_cancelled(client: TestClient, database: Database) -> None:
     run = post(client)
     lease = claim(database)
-    failure = Failure(code="cuda_out_of_memory", hint="Halve batch_size.", log_tail="boom")
+    boom = failure(FailureCode.CUDA_OUT_OF_MEMORY, "boom")
     with database.transaction() as session:
-        end = AttemptEnd(end=End.FAILED, failure=failure)
+        end = AttemptEnd(end=End.FAILED, failure=boom)
         lifecycle.finish(session, lease, end, now=now(session), policy=POLICY)
     response = client.post(f"/runs/{run['id']}/cancel")
     assert (response.status_code, response.json()["code"]) == (409, "illegal_transition")
     assert "failed" in response.json()["detail"]
     assert client.get(f"/runs/{run['id']}").json()["error"] == {
         "code": "cuda_out_of_memory",
-        "hint": "Halve batch_size.",
+        "hint": HINTS[FailureCode.CUDA_OUT_OF_MEMORY],
         "log_tail": "boom",
     }
 

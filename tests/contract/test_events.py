@@ -15,8 +15,11 @@ from finlora_core.errors import LeaseLost
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.event_type import EventType, Level
 from finlora_core.runs.events import MESSAGES, newest_events, read_events, tell_published
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.lifecycle import Lease
 from finlora_core.runs.outcome import AttemptEnd, End
+from finlora_core.training.diagnose import FailureCode, failure
+from finlora_core.training.hints import hint_of
 from tests.contract.test_lifecycle import (
     COMPLETED,
     FAILED,
@@ -138,8 +141,9 @@ def test_a_failed_run_tells_its_code_as_an_error(database: Database) -> None:
     finish(database, lease, FAILED)
     last = events(database, lease.run_id)[-1]
     assert (last.type, last.level) == (EventType.FAILED, Level.ERROR)
-    assert last.message == "The run has failed (training_error). look"
-    assert last.data == {"attempt": 1, "code": "training_error", "hint": "look"}
+    hint = hint_of(failure(FailureCode.TRAINING_ERROR, detail="look"), RunKind.TRAINING)
+    assert last.message == f"The run has failed (training_error). {hint}"
+    assert last.data == {"attempt": 1, "code": "training_error", "hint": hint}
 
 
 def test_dropped_rows_are_a_warning_told_once_an_attempt(database: Database) -> None:

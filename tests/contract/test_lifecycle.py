@@ -13,16 +13,19 @@ from finlora_core.db.models import Adapter, Run
 from finlora_core.db.session import Database, now
 from finlora_core.errors import IllegalTransition, LeaseLost, NotFound
 from finlora_core.runs import lifecycle, queries
+from finlora_core.runs.events import newest_events
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.lifecycle import Lease, Order
-from finlora_core.runs.outcome import AttemptEnd, End, Failure, Wish
+from finlora_core.runs.outcome import AttemptEnd, End, Wish
 from finlora_core.runs.status import Phase, RunStatus
+from finlora_core.training.diagnose import FailureCode, failure
 from tests.support import FACTS, NOON, POLICY, make_config
 
 TTL = timedelta(seconds=120)
 GRACE = timedelta(seconds=15)
 SECOND = timedelta(seconds=1)
 COMPLETED = AttemptEnd(end=End.COMPLETED)
-FAILED = AttemptEnd(end=End.FAILED, failure=Failure(code="training_error", hint="look"))
+FAILED = AttemptEnd(end=End.FAILED, failure=failure(FailureCode.TRAINING_ERROR, detail="look"))
 
 
 def create(database: Database, *, after: int = 0, **order: Any) -> str:
@@ -195,7 +198,26 @@ def test_a_failed_run_says_why(database: Database) -> None:
     lease = claimed(database)
     assert finish(database, lease, FAILED) is RunStatus.FAILED
     run = get(database, lease.run_id)
-    assert (run.error_code, run.error_hint) == ("training_error", "look")
+    assert run.error_code == "training_error"
+    assert (run.error_hint or "").endswith(" (look)")
+
+
+@pytest.mark.parametrize("kind", [RunKind.EVALUATION, RunKind.MERGE])
+def test_a_run_without_checkpoints_that_lost_its_workers_is_not_to_be_retried(
+    database: Database, kind: RunKind
+) -> None:
+    id = create(database)
+    with database.transaction() as session:
+        session.get_one(Run, id).kind = kind
+    for crash in range(POLICY.max_crashes):
+        assert claim(database, after=crash * 1000)
+        assert expire(database, after=crash * 1000 + 500) == [id]
+    run = get(database, id)
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "worker_lost")
+    assert f"during the {kind}" in (run.error_hint or "")
+    with database.reading() as session:
+        (told,) = newest_events(session, id, before=None, limit=1)
+    assert told.data["hint"] == run.error_hint
 
 
 def test_a_drained_run_waits_again_without_losing_a_try(database: Database) -> None:

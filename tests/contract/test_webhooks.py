@@ -18,7 +18,8 @@ from finlora_core.db.session import Database
 from finlora_core.errors import NotFound
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.lifecycle import Order
-from finlora_core.runs.outcome import AttemptEnd, End, Failure
+from finlora_core.runs.outcome import AttemptEnd, End
+from finlora_core.training.diagnose import FailureCode, failure
 from finlora_core.webhooks import registry, signing
 from finlora_core.webhooks.delivery import BACKOFF, CLAIMED, Answer, Deliverer, claim_due, record
 from finlora_core.webhooks.outbox import EVENTS
@@ -29,7 +30,7 @@ LOOPBACK = (ip_network("127.0.0.0/8"),)
 SUCCEEDED, FAILED, CANCELLED = (
     f"fine_tuning.job.{end}" for end in ("succeeded", "failed", "cancelled")
 )
-FAILURE = AttemptEnd(end=End.FAILED, failure=Failure(code="training_error", hint="look"))
+FAILURE = AttemptEnd(end=End.FAILED, failure=failure(FailureCode.TRAINING_ERROR))
 
 
 class Receiver(ThreadingHTTPServer):

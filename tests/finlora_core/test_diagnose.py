@@ -1,9 +1,8 @@
-"""From what a failed training left behind to a code, a hint and the lines that matter."""
+"""From what a failed process left behind to a code and the lines that matter."""
 
 import pytest
 
 from finlora_core.training.diagnose import (
-    HINTS,
     LOG_TAIL_LINES,
     FailureCode,
     diagnose,
@@ -66,26 +65,12 @@ TOKEN = "hf_" + "a1B2" * 8
 def test_an_exit_code_and_a_log_are_told_apart(exit_code: int, log: str, code: str) -> None:
     found = diagnose(exit_code, log)
     assert found.code.startswith(code)
-    assert found.hint == HINTS[FailureCode(found.code)]
-    assert found.log_tail == log
+    assert (found.detail, found.log_tail) == ("", log)
 
 
-@pytest.mark.parametrize("code", FailureCode)
-def test_every_code_has_a_hint_of_whole_sentences(code: FailureCode) -> None:
-    assert HINTS[code].endswith(".")
-    assert len(HINTS[code].split()) > 5
-    assert failure(code).hint == HINTS[code]  # redaction finds nothing in it
-
-
-def test_a_detail_is_put_behind_the_hint() -> None:
-    found = failure(FailureCode.DATASET_CHANGED, detail="../data/x.jsonl")
-    assert found.hint == HINTS[FailureCode.DATASET_CHANGED] + " (../data/x.jsonl)"
-    assert (found.code, found.log_tail) == ("dataset_changed", "")
-
-
-def test_no_secret_gets_into_a_hint_or_a_log_tail() -> None:
+def test_no_secret_gets_into_a_detail_or_a_log_tail() -> None:
     found = failure(FailureCode.WORKER_ERROR, f"401 for {TOKEN}", f"Bearer {TOKEN}")
-    assert TOKEN not in found.hint + found.log_tail
+    assert TOKEN not in found.detail + found.log_tail
     assert found.log_tail == "401 for [redacted]"
 
 

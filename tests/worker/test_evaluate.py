@@ -284,6 +284,7 @@ def test_half_an_answer_is_none(
     work_until_idle(saying(bench, lines))
     run = seen(sqlite, id)
     assert (run.status, run.error_code) == (RunStatus.FAILED, code)
+    assert "the evaluation" in (run.error_hint or "").lower()
     assert not results_in(sqlite, id)
 
 

@@ -253,6 +253,7 @@ def test_half_a_merge_is_none(
     work_until_idle(saying(bench, lines))
     run = seen(sqlite, id)
     assert (run.status, run.error_code) == (RunStatus.FAILED, code)
+    assert "merge" in (run.error_hint or "").lower()
     assert published(bench) == []
 
 

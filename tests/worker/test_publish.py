@@ -95,7 +95,7 @@ def refusal(bench: Bench, attempt: Training) -> str:
     assert failure is not None
     assert failure.code == "invalid_adapter"
     assert bench.store.versions() == []
-    return failure.hint
+    return failure.detail
 
 
 def test_the_manifest_says_where_an_adapter_comes_from(
