@@ -30,6 +30,10 @@ class ResultRead(BaseModel):
         examples=["1b04…"],
     )
     metric: str = Field(examples=["accuracy"])
+    tolerance: float | None = Field(
+        description="How far a number could be from its target and be right; null for metrics "
+        "other than `numeric`."
+    )
     value: float | None = Field(description="Between 0 and 1.")
     low: float | None = Field(description="Lower end of its 95 % interval (bootstrap over rows).")
     high: float | None

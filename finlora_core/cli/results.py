@@ -63,7 +63,7 @@ def _result_row(result: Result, models: Models) -> Sequence[str]:
     return (
         *models[result["adapter_id"]],
         _set(result),
-        result["metric"],
+        _metric(result),
         _percent(result["value"]),
         f"[{_points(result['low'])}, {_points(result['high'])}]",
         _share(summary.get("f1_weighted")),
@@ -75,6 +75,11 @@ def _result_row(result: Result, models: Models) -> Sequence[str]:
 
 def _set(result: Result) -> str:
     return result["task"] or PurePosixPath(result["dataset_path"]).name
+
+
+def _metric(result: Result) -> str:
+    tolerance, metric = result["tolerance"], str(result["metric"])
+    return metric if tolerance is None else f"{metric} ±{tolerance:g}"
 
 
 def _counted(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -166,6 +166,7 @@ def _newest_pair(
     alike = and_(
         a.rows_sha256 == b.rows_sha256,
         a.metric == b.metric,
+        a.tolerance.is_not_distinct_from(b.tolerance),
         a.task.is_not_distinct_from(b.task),
     )
     pairs = select(a, b).join(b, alike).where(*_are(a, ours), *_are(b, theirs))
@@ -202,7 +203,10 @@ def _require_same_measure(a: EvaluationResult, b: EvaluationResult) -> None:
 
 def _measure(result: EvaluationResult) -> str:
     """What a score of it means; of rows of one's own, labels are one's own, too."""
+    metric = result.metric
+    if result.tolerance is not None:
+        metric += f" within {result.tolerance:g}"
     if result.task is not None:
-        return f"{result.metric} on {result.task}"
+        return f"{metric} on {result.task}"
     labels = ", ".join(str(one["label"]) for one in result.summary.get("labels", ()))
-    return f"{result.metric} of {labels}" if labels else result.metric
+    return f"{metric} of {labels}" if labels else metric

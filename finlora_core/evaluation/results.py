@@ -16,6 +16,7 @@ from finlora_core.evaluation.plan import Subject
 from finlora_core.evaluation.sets import FoundSet, Rows
 from finlora_core.evaluation.statistics import bootstrap_interval
 from finlora_core.evaluation.summary import summarise
+from finlora_core.evaluation.tasks import Metric
 
 NEWEST = 100
 """Results that an adapter shows."""
@@ -85,7 +86,8 @@ def newest_of(session: Session, adapter_id: str) -> Sequence[EvaluationResult]:
     newest = of_adapter.order_by(EvaluationResult.created_at.desc(), EvaluationResult.id.desc())
     found: dict[tuple[object, ...], EvaluationResult] = {}
     for row in session.scalars(newest.limit(NEWEST)):
-        found.setdefault((row.task, row.dataset_path, row.metric, row.rows_sha256), row)
+        measure = (row.task, row.metric, row.tolerance)
+        found.setdefault((*measure, row.dataset_path, row.rows_sha256), row)
     return list(found.values())
 
 
@@ -121,6 +123,7 @@ def _row(run: Run, number: int, result: Result) -> EvaluationResult:
         rows=len(result.rows.rows),
         rows_sha256=result.rows.sha256,
         metric=of.task.metric,
+        tolerance=float(of.task.tolerance) if of.task.metric is Metric.NUMERIC else None,
         value=value,
         low=low,
         high=high,

@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from finlora_core.db.models import Adapter
+from finlora_core.settings import Settings
 from tests.api.conftest import RIGHT, ROWS, WRONG, Evaluate
 from tests.support import BASE_MODEL
 
@@ -104,6 +105,33 @@ def test_scores_that_mean_different_things_are_not_compared(
     refused = post(client, result["id"], both[0])
     assert (refused.status_code, refused.json()["code"]) == (409, "not_comparable")
     assert "A was judged by accuracy of positive, B by accuracy on tfns" in refused.text
+
+
+def test_numbers_judged_with_other_tolerances_are_not_compared(
+    client: TestClient, evaluate: Evaluate, settings: Settings, adapter: Adapter
+) -> None:
+    rows = [{"context": f"Row {n}.", "target": "15092.44"} for n in range(ROWS)]
+    file = settings.datasets[0] / "formula_test.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    near = ["15092.45"] * ROWS
+
+    def judge(**keys: float) -> Any:
+        asked = {"adapters": [adapter.id], "base_model": BASE_MODEL}
+        return evaluate(near, near, tasks=[{"task": "formula", **keys}], **asked)["results"]
+
+    strict, loose = judge(), judge(tolerance=0.01)
+    assert [(one["tolerance"], one["value"]) for one in strict] == [(0.005, 0.0)] * 2
+    assert [(one["tolerance"], one["value"]) for one in loose] == [(0.01, 1.0)] * 2
+    shown = client.get(f"/adapters/{adapter.id}").json()["evaluations"]
+    assert [one["tolerance"] for one in shown] == [0.01, 0.005]
+    refused = post(client, loose[1]["id"], strict[0]["id"])
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_comparable")
+    assert (
+        "A was judged by numeric within 0.01 on formula, B by numeric within 0.005 on formula"
+        in (refused.json()["detail"])
+    )
+    judge(tolerance=0.1)
+    assert post(client, strict[1]["id"], "base").json()["b"]["id"] == strict[0]["id"]
 
 
 def test_free_text_is_compared_without_mcnemar(client: TestClient, evaluate: Evaluate) -> None:

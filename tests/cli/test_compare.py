@@ -72,6 +72,19 @@ def test_versions_of_a_name_are_compared_and_results_too(
         assert "A alone is right in 0 rows, B alone in 30" in said
 
 
+def test_a_tolerance_stands_behind_its_metric(
+    finlora: Finlora, publish: Publish, evaluate: Evaluate, settings: Settings
+) -> None:
+    first, second = publish(), publish()
+    row = json.dumps({"context": "Cash?", "target": "5"})
+    (settings.datasets[0] / "cash.jsonl").write_text(f"{row}\n" * ROWS)
+    own = {"dataset_path": "cash.jsonl", "metric": "numeric", "tolerance": 0.5}
+    results = evaluate(["5.4"] * ROWS, ["6"] * ROWS, adapters=[first.id, second.id], tasks=[own])
+    _, a, b, *_ = finlora("compare", *results).stdout.splitlines()
+    assert "cash.jsonl  numeric ±0.5  100.0 %" in a
+    assert "cash.jsonl  numeric ±0.5  0.0 %" in b
+
+
 def test_two_that_agree_show_no_difference_and_no_rows(
     finlora: Finlora, publish: Publish, evaluate: Evaluate
 ) -> None:

@@ -35,6 +35,8 @@ class EvaluationResult(Listed, Base):
     rows_sha256: Mapped[str]
     """Of the prompts and targets that were judged, in their order."""
     metric: Mapped[str]
+    tolerance: Mapped[float | None]
+    """How far a number could be from its target and be right; None for other metrics."""
     value: Mapped[float | None]
     """None where no row counts."""
     low: Mapped[float | None]
