@@ -13,7 +13,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from finlora_core.access.keys import Caller
-from finlora_core.db.models import ApiKey, Dataset, Run, RunAttempt, Upload
+from finlora_core.db.models import ApiKey, Dataset, MergedModel, Run, RunAttempt, Upload
 from finlora_core.errors import QuotaExceeded, StorageQuotaExceeded
 from finlora_core.runs.status import RunStatus
 
@@ -85,7 +85,8 @@ def require_fits(size: int, room: int | None) -> None:
     """Raises `StorageQuotaExceeded`. Both in bytes."""
     if room is not None and size > room:
         raise StorageQuotaExceeded(
-            f"more than the {room} bytes that this key's quota leaves; delete datasets first"
+            f"more than the {room} bytes that this key's quota leaves; delete datasets or merged "
+            "models first"
         )
 
 
@@ -144,7 +145,14 @@ def _stored_bytes(session: Session, owner: str, now: datetime) -> int:
         Upload.cancelled_at.is_(None),
         Upload.expires_at > now,
     )
-    return sum(int(session.scalar(each) or 0) for each in (whole, announced))
+    rows = sum(int(session.scalar(each) or 0) for each in (whole, announced))
+    return rows + _merged_bytes(session, owner)
+
+
+def _merged_bytes(session: Session, owner: str) -> int:
+    """They are few: each is as large as its base."""
+    listed = session.scalars(select(MergedModel.files).where(MergedModel.owner == owner))
+    return sum(file["size"] for files in listed for file in files)
 
 
 def _spans(session: Session, owner: str, now: datetime) -> Sequence[Span]:

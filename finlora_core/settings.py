@@ -129,7 +129,8 @@ class Settings(BaseSettings):
     max_stored_mib: int | None = Field(
         None,
         ge=0,
-        description="How much a key's owner may have uploaded, where the key does not say it.",
+        description="How much a key's owner may have uploaded and merged, where the key does not "
+        "say it.",
     )
     gpu_hours_per_day: float | None = Field(
         None,

@@ -71,7 +71,8 @@ class KeyRequest(BaseModel):
         None,
         ge=0,
         le=2**53 - 1,
-        description="Refuse an upload past so many of its owner's.",
+        description="Refuse an upload past so many of its owner's, merged models counted; and a "
+        "merge once there are so many.",
         examples=[10_000_000_000],
     )
     gpu_hours_per_day: float | None = Field(
@@ -114,7 +115,9 @@ class UseRead(BaseModel):
     """What its owner has, whichever key it came with."""
 
     queued_runs: int = Field(description="Queued or paused.")
-    stored_bytes: int = Field(description="Of datasets, and of uploads that are not complete yet.")
+    stored_bytes: int = Field(
+        description="Of datasets, of uploads that are not complete yet, and of merged models."
+    )
     gpu_hours: float = Field(description="In the 24 hours before now.")
 
 

@@ -53,6 +53,7 @@ EXAMPLES = {
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
 Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
 Fetcher = Annotated[Caller, requires(Scope.ADAPTERS_READ)]
+Remover = Annotated[Caller, requires(Scope.ADAPTERS_WRITE)]
 AdapterId = Annotated[str, Path(description="`adp_…`, as the run or the list shows it.")]
 MergeId = Annotated[str, Path(description="`merge_…`, as the POST answered it.")]
 
@@ -75,7 +76,9 @@ class MergeRead(QueuedRead):
         description="Its steps are rows of either model, and models that were loaded or saved."
     )
     config: MergeConfig
-    merged: MergedRead | None = Field(description="When it has succeeded.")
+    merged: MergedRead | None = Field(
+        description="When it has succeeded; null again once it is deleted."
+    )
 
 
 class MergePage(BaseModel):
@@ -251,6 +254,23 @@ def download_merged_model(
     files = [File.model_validate(file) for file in model.files]
     folder = store.require(model.id, files)
     return respond(request, all_files(folder, files, top=model.id, at=model.created_at))
+
+
+@router.delete(
+    "/merges/{merge_id}/files",
+    status_code=204,
+    operation_id="delete_merged_model",
+    responses=responses(404),
+)
+def delete_merged_model(
+    merge_id: MergeId, caller: Remover, db: DatabaseDep, store: MergedDep, audit: AuditDep
+) -> None:
+    """Remove the merged model. The merge stays listed; the adapter can be merged again."""
+    with db.transaction() as session:
+        _find(session, caller, merge_id)
+        id = results.forget(session, caller.owner, merge_id)
+        audit.note(session, caller, Action.MERGED_MODEL_DELETED, merge_id, now=now(session))
+    store.discard(id)
 
 
 def _find(session: Session, caller: Caller, id: str) -> Run:

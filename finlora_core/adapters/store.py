@@ -73,7 +73,8 @@ class Store:
         return final
 
     def discard(self, id: str) -> None:
-        """Remove what no row lists: its attempt lost the run after publishing."""
+        """Remove what no row lists: its attempt lost the run after publishing, or its row has
+        been deleted."""
         shutil.rmtree(self.folder(id), ignore_errors=True)
 
     def discard_staged(self, id: str) -> None:

@@ -17,6 +17,7 @@ class Action(StrEnum):
     ADAPTER_MOVED = "adapter.moved"
     MERGE_CREATED = "merge.created"
     MERGE_CANCELLED = "merge.cancelled"
+    MERGED_MODEL_DELETED = "merge.model_deleted"
     DATASET_CREATED = "dataset.created"
     DATASET_DELETED = "dataset.deleted"
     UPLOAD_CREATED = "upload.created"

@@ -24,11 +24,14 @@ def create_merge(
     *,
     now: datetime,
 ) -> Run:
-    """`probe` was found before the transaction.
+    """`probe` was found before the transaction. How large the model will be nobody knows yet:
+    it may go past the owner's bytes, the next is refused then.
 
-    Raises `QuotaExceeded`, and `DatasetNotFound` for an upload that is deleted meanwhile.
+    Raises `QuotaExceeded`, `StorageQuotaExceeded`, and `DatasetNotFound` for an upload that is
+    deleted meanwhile.
     """
     quotas.require_room_for_run(session, caller, now=now)
+    quotas.require_room_for_bytes(session, caller, 1, now=now)
     registry.hold_for_run(session, caller.owner, [probe.written])
     terms = request.model_dump(include=set(MergeTerms.model_fields))
     terms["dataset_path"] = probe.written

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters.manifest import File
@@ -60,8 +60,17 @@ def get_merged_model(session: Session, owner: str, run_id: str) -> MergedModel:
     return model
 
 
+def forget(session: Session, owner: str, run_id: str) -> str:
+    """The id of the model, whose files can go once this is committed. Raises `NotFound`."""
+    one = delete(MergedModel).where(MergedModel.run_id == run_id, MergedModel.owner == owner)
+    id = session.scalars(one.returning(MergedModel.id)).first()
+    if id is None:
+        raise NotFound("merged model of", run_id)
+    return id
+
+
 def merges_of(session: Session, adapter_id: str) -> Sequence[str]:
-    """Those that have succeeded, the newest first."""
+    """Those whose models are there, the newest first."""
     of_adapter = select(MergedModel.run_id).where(MergedModel.adapter_id == adapter_id)
     newest = of_adapter.order_by(MergedModel.created_at.desc(), MergedModel.id.desc())
     return session.scalars(newest.limit(NEWEST)).all()

@@ -86,6 +86,28 @@ def test_files_that_are_gone_are_said_to_be(
     assert (got.status_code, got.json()["code"]) == (410, "merged_files_missing")
 
 
+def test_a_merged_model_is_deleted_and_the_adapter_merged_again(
+    client: TestClient, adapter: Adapter, database: Database, settings: Settings
+) -> None:
+    id = post(client, adapter).json()["id"]
+    assert client.delete(f"/merges/{id}/files").status_code == 404
+    end_merge(database, settings, id)
+    folder = MergedStore(settings.adapters).folder(f"{id}_1")
+    assert folder.is_dir()
+    assert client.delete(f"/merges/{id}/files").status_code == 204
+    assert not folder.exists()
+    read = client.get(f"/merges/{id}").json()
+    assert (read["status"], read["merged"]) == ("succeeded", None)
+    assert client.get(f"/adapters/{adapter.id}").json()["merges"] == []
+    for gone in (client.delete(f"/merges/{id}/files"), client.get(f"/merges/{id}/download")):
+        assert gone.status_code == 404
+    told = client.get("/audit?action=merge.model_deleted").json()["data"]
+    assert [entry["object_id"] for entry in told] == [id]
+    again = post(client, adapter).json()["id"]
+    end_merge(database, settings, again)
+    assert client.get(f"/adapters/{adapter.id}").json()["merges"] == [again]
+
+
 def test_what_an_override_was_for_is_shown(
     client: TestClient, adapter: Adapter, database: Database, settings: Settings
 ) -> None:

@@ -9,9 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.main import create_app
+from finlora_core.access.owners import DEFAULT_OWNER
 from finlora_core.adapters.store import AdapterStore
+from finlora_core.db.models import Adapter
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
+from tests.merges import end_merge
 from tests.support import BASE_MODEL, ListQueue, bearer, make_key
 
 RUN = {"base_model": BASE_MODEL, "dataset_path": "train.jsonl"}
@@ -101,6 +104,28 @@ def test_or_while_it_is_read_and_nothing_of_it_is_kept(
     announced["bytes"] = 4 * len(ROW)
     assert client.post("/v1/uploads", json=announced, headers=ann).status_code == 200
     assert upload(client, ann, 1).status_code == 413
+
+
+def test_merged_models_count_until_they_are_deleted(
+    client: TestClient, adapter: Adapter, database: Database, settings: Settings
+) -> None:
+    def merge() -> httpx.Response:
+        return client.post(f"/adapters/{adapter.id}/merge", json={}, headers=full)
+
+    made = client.post(f"/adapters/{adapter.id}/merge", json={}).json()["id"]
+    end_merge(database, settings, made)
+    size = client.get(f"/merges/{made}").json()["merged"]["size"]
+    owner = {"owner": DEFAULT_OWNER, "max_stored_bytes": size}
+    full = bearer(client.post("/keys", json={"name": "full", **owner}).json()["key"])
+    for refused in (merge(), upload(client, full, 2)):
+        assert (refused.status_code, refused.json()["code"]) == (413, "storage_quota_exceeded")
+    another = key_with(client, max_stored_bytes=2 * len(ROW))
+    assert upload(client, another, 2).status_code == 201
+    keys = client.get("/keys").json()["data"]
+    assert {key["use"]["stored_bytes"] for key in keys if key["owner"] == DEFAULT_OWNER} == {size}
+    assert client.delete(f"/merges/{made}/files", headers=full).status_code == 204
+    assert upload(client, full, 2).status_code == 201
+    assert merge().status_code == 201
 
 
 def test_the_list_of_keys_shows_quota_and_use(client: TestClient) -> None:
