@@ -25,7 +25,13 @@ from worker.bench import Bench
 from worker.errand import Answer, Asked, Completed, Errand, Meaning, Questions
 from worker.facts import Evaluation
 from worker.finish import Product
-from worker.prepare import adapter_folder, failed, require_base_model, require_disk
+from worker.prepare import (
+    adapter_folder,
+    failed,
+    require_base_model,
+    require_disk,
+    require_same_vocabulary,
+)
 from worker.run_errand import run_errand
 from worker.supervise import Watch
 
@@ -37,6 +43,7 @@ def perform_evaluation(bench: Bench, attempt: Evaluation, watch: Watch) -> Produ
     sets = _unchanged_sets(bench, attempt)
     planned, adapters = _adapters(bench, attempt)
     base = require_base_model(bench, attempt, watch)
+    require_same_vocabulary(base, filter(None, adapters))
     bench.enter_phase(attempt.lease, Phase.EVALUATING)
     rows = [one.rows(attempt.config.limit, attempt.config.seed) for one in sets]
     errand = Errand(

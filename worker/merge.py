@@ -38,7 +38,13 @@ from worker.facts import Merge
 from worker.finish import Product
 from worker.machine import describe_hardware, packages
 from worker.merge_errand import MergeErrand
-from worker.prepare import adapter_folder, failed, require_base_model, require_disk
+from worker.prepare import (
+    adapter_folder,
+    failed,
+    require_base_model,
+    require_disk,
+    require_same_vocabulary,
+)
 from worker.run_errand import run_errand
 from worker.supervise import Watch
 
@@ -52,6 +58,7 @@ def perform_merge(bench: Bench, attempt: Merge, watch: Watch) -> Product:
     probe = _unchanged_probe(bench, attempt)
     adapter, folder = _adapter(bench, attempt)
     base_folder = require_base_model(bench, attempt, watch)
+    require_same_vocabulary(base_folder, [folder])
     _require_room(bench, attempt, base_folder)
     bench.enter_phase(attempt.lease, Phase.MERGING)
     errand = MergeErrand(

@@ -2,15 +2,23 @@
 
 import shutil
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from finlora_core.adapters import registry
+from finlora_core.adapters.base import BaseModules, read_modules
+from finlora_core.adapters.check import find_grown_embedding
 from finlora_core.adapters.manifest import File
 from finlora_core.datasets.check import check_dataset
 from finlora_core.datasets.locate import find_dataset
 from finlora_core.db.models import Adapter
-from finlora_core.errors import BaseModelUnreadable, DatasetNotFound, InvalidDataset
+from finlora_core.errors import (
+    BaseModelUnreadable,
+    DatasetNotFound,
+    InvalidAdapter,
+    InvalidDataset,
+)
 from finlora_core.runs.config import PromptFormat, RunConfig
 from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.training.axolotl import CPU_OPTIMIZERS, Hardware, TrainingInput
@@ -102,6 +110,27 @@ def adapter_folder(bench: Bench, adapter: Adapter) -> Path:
     """Raises `AdapterDamaged`, `AdapterFilesMissing`."""
     registry.require_sound(adapter)
     return bench.store.require(adapter.id, map(File.model_validate, adapter.files))
+
+
+def require_same_vocabulary(base_folder: Path, adapters: Iterable[Path]) -> None:
+    """Rather a code of its own than a mismatch in the log. Raises `AttemptEnded`."""
+    try:
+        modules = read_modules(base_folder)
+    except InvalidAdapter as error:
+        raise failed(FailureCode.BASE_MODEL_UNREADABLE, detail=str(error)) from None
+    for folder in adapters:
+        if modules is not None:
+            _require_no_added_tokens(folder, modules)
+
+
+def _require_no_added_tokens(adapter: Path, modules: BaseModules) -> None:
+    try:
+        grown = find_grown_embedding(adapter, modules)
+    except InvalidAdapter as error:
+        raise failed(FailureCode.ADAPTER_UNREADABLE, detail=f"{adapter.name}: {error}") from None
+    if grown is not None:
+        detail = f"{adapter.name}: {grown.name} has shape {grown.shape}"
+        raise failed(FailureCode.ADDED_TOKENS, detail=detail)
 
 
 def _facts_of(folder: Path, config: RunConfig) -> BaseModelFacts:

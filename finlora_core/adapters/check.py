@@ -115,6 +115,20 @@ def check_any_adapter(folder: Path, base: BaseModules | None = None) -> Soundnes
     return _check_tensors(folder, read_peft_config(folder / CONFIG), base)
 
 
+def find_grown_embedding(folder: Path, base: BaseModules) -> Tensor | None:
+    """One that was saved whole and is not of the base's size: training has added tokens.
+
+    PEFT does not load it onto the base. Raises `InvalidAdapter`.
+    """
+    for tensor in read_header(folder / WEIGHTS):
+        match = OTHER.fullmatch(tensor.name)
+        if match and is_embedding(match[1]):
+            shapes = base.find(match[1])
+            if shapes and None not in shapes and tensor.shape not in shapes:
+                return tensor
+    return None
+
+
 def _require_as_asked(peft: PeftConfig, config: RunConfig) -> None:
     pairs = {
         "r": (peft.rank, config.lora_r),

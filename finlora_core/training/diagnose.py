@@ -39,6 +39,7 @@ class FailureCode(StrEnum):
     NOTHING_TO_JUDGE = "nothing_to_judge"
     INVALID_ADAPTER = "invalid_adapter"
     ADAPTER_UNREADABLE = "adapter_unreadable"
+    ADDED_TOKENS = "added_tokens"
     EVALUATION_ERROR = "evaluation_error"
     MERGE_NOT_FAITHFUL = "merge_not_faithful"
     MERGE_ERROR = "merge_error"

@@ -56,6 +56,9 @@ HINTS: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.INVALID_ADAPTER: "Training ended, but what it left is not a sound adapter.",
         FailureCode.ADAPTER_UNREADABLE: "An adapter that is needed for this cannot be read any "
         "more. Restore its files from a backup, or do without it.",
+        FailureCode.ADDED_TOKENS: "An adapter brings embeddings for tokens that its base does not "
+        "have, and cannot be loaded onto it here. Merge it where it was made, put the merged "
+        "model into <models folder>/<org>/<model>, and name that as base_model.",
         FailureCode.NOTHING_TO_JUDGE: "Among the rows that were kept out of training is none that "
         "the run's evaluation_task can judge. Keep out more of them with val_set_size, or name a "
         "validation_dataset_path.",

@@ -31,6 +31,7 @@ from finlora_core.training.axolotl import Hardware
 from tests.service import publish
 from tests.support import BASE_MODEL, eventually, make_config
 from tests.worker.test_bert_score import make_tiny_bert
+from tests.worker.test_merger import make_adapter
 from worker.attempt import work_until_idle
 from worker.bench import Bench
 from worker.bert_score import LAYERS
@@ -230,6 +231,26 @@ def test_an_adapter_that_is_gone_meanwhile_is_named(
     run = seen(sqlite, id)
     assert (run.status, run.error_code) == (RunStatus.FAILED, "adapter_unreadable")
     assert adapter in (run.error_hint or "")
+
+
+def test_an_adapter_with_added_tokens_is_told_what_can_be_done(
+    bench: Bench,
+    settings: Settings,
+    sqlite: Database,
+    tiny_base: Path,
+    adapter: str,
+    post: Post,
+    tmp_path: Path,
+) -> None:
+    output = make_adapter(tiny_base, tmp_path / "grown", added_tokens=8)
+    grown = publish(sqlite, bench.store, output, make_config(quant_bits=None)).id
+    one_set = {"dataset_path": write_rows(settings, sentiment(3)), "metric": "accuracy"}
+    id = post(adapters=[adapter, grown], tasks=[one_set])
+    work_until_idle(bench)
+    run = seen(sqlite, id)
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "added_tokens")
+    assert grown in (run.error_hint or "")
+    assert adapter not in (run.error_hint or "")
 
 
 @pytest.mark.parametrize("is_there", [True, False])

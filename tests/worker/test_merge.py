@@ -142,6 +142,19 @@ def test_an_adapter_that_is_gone_meanwhile_is_named(
     assert adapter in (run.error_hint or "")
 
 
+def test_an_adapter_with_added_tokens_is_told_what_can_be_done(
+    bench: Bench, sqlite: Database, post: Post, tiny_base: Path, tmp_path: Path
+) -> None:
+    output = make_adapter(tiny_base, tmp_path / "adapter", added_tokens=8)
+    adapter = publish(sqlite, bench.store, output, make_config(quant_bits=None)).id
+    id = post(adapter)
+    work_until_idle(bench)
+    run = seen(sqlite, id)
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "added_tokens")
+    assert adapter in (run.error_hint or "")
+    assert published(bench) == []
+
+
 def test_rows_that_changed_since_they_were_posted_are_not_measured_on(
     bench: Bench, settings: Settings, sqlite: Database, adapter: str, post: Post
 ) -> None:

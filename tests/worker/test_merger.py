@@ -27,11 +27,13 @@ RSLORA = {"use_rslora": True}
 DORA = {"use_dora": True}
 
 
-def make_adapter(tiny_base: Path, folder: Path, **how: Any) -> Path:
+def make_adapter(tiny_base: Path, folder: Path, *, added_tokens: int = 0, **how: Any) -> Path:
     """What Axolotl would have made of the tiny base, but for the training."""
     import torch
 
     base = AutoModelForCausalLM.from_pretrained(tiny_base / BASE_MODEL)
+    if added_tokens:
+        base.resize_token_embeddings(base.config.vocab_size + added_tokens)
     model = get_peft_model(
         base, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "up_proj"], **how)
     )
@@ -40,7 +42,8 @@ def make_adapter(tiny_base: Path, folder: Path, **how: Any) -> Path:
         for name, weight in model.named_parameters():
             if "lora_A" in name or "lora_B" in name:
                 weight.data.normal_(0, 0.1)
-    model.save_pretrained(folder)
+    # said, since "auto" warns where the vocabulary has grown
+    model.save_pretrained(folder, save_embedding_layers=True if added_tokens else "auto")
     AutoTokenizer.from_pretrained(tiny_base / BASE_MODEL).save_pretrained(folder)
     return folder
 
