@@ -202,11 +202,10 @@ def _require_same_measure(a: EvaluationResult, b: EvaluationResult) -> None:
 
 
 def _measure(result: EvaluationResult) -> str:
-    """What a score of it means; of rows of one's own, labels are one's own, too."""
-    metric = result.metric
+    """What a score of it means."""
+    measure = result.metric
+    if labels := sorted(str(one["label"]) for one in result.summary.get("labels", ())):
+        measure += f" of {', '.join(labels)}"
     if result.tolerance is not None:
-        metric += f" within {result.tolerance:g}"
-    if result.task is not None:
-        return f"{metric} on {result.task}"
-    labels = ", ".join(str(one["label"]) for one in result.summary.get("labels", ()))
-    return f"{metric} of {labels}" if labels else metric
+        measure += f" within {result.tolerance:g}"
+    return f"{measure} on {result.task}" if result.task is not None else measure

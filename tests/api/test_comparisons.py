@@ -104,7 +104,12 @@ def test_scores_that_mean_different_things_are_not_compared(
     )
     refused = post(client, result["id"], both[0])
     assert (refused.status_code, refused.json()["code"]) == (409, "not_comparable")
-    assert "A was judged by accuracy of positive, B by accuracy on tfns" in refused.text
+    theirs = "accuracy of negative, neutral, positive on tfns"
+    assert f"A was judged by accuracy of positive, B by {theirs}" in refused.text
+    few = [{"task": "tfns", "labels": ["positive", "negative"]}]
+    (result,) = evaluate(RIGHT, adapters=[adapter.id], tasks=few)["results"]
+    refused = post(client, result["id"], both[0])
+    assert "A was judged by accuracy of negative, positive on tfns" in refused.text
 
 
 def test_numbers_judged_with_other_tolerances_are_not_compared(
