@@ -1,7 +1,8 @@
-"""How routes that are asked for most look at the database.
+"""How routes that are asked for most look at the database, and change it.
 
 On PostgreSQL each look is waited for in a thread. SQLite does not wait, it computes, with Python
-around it: threads make that no faster, and compete for Python's lock at each row.
+around it: threads make that no faster, and compete for Python's lock at each row. It has one
+writer at a time, too: what others wait for need not be threads.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,14 @@ AT_ONCE = 2
 """Pages that are read from SQLite at the same time: a long one holds up nobody's short one."""
 
 Seen = TypeVar("Seen")
+Done = TypeVar("Done")
 
 
 class Looks:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._readers = CapacityLimiter(AT_ONCE) if database.is_in_process else None
+        self._writers = CapacityLimiter(1) if database.is_in_process else None
 
     async def glance(self, look: Callable[[Session], Seen]) -> Seen:
         """A few rows, found by their keys: in SQLite a call that takes less than a thread does."""
@@ -33,6 +36,10 @@ class Looks:
     async def browse(self, look: Callable[[Session], Seen]) -> Seen:
         """A page of rows."""
         return await run_sync(self._look, look, limiter=self._readers)
+
+    async def change(self, work: Callable[[], Done]) -> Done:
+        """What is done in a transaction or two, and nothing slow."""
+        return await run_sync(work, limiter=self._writers)
 
     def _look(self, look: Callable[[Session], Seen]) -> Seen:
         with self._database.reading() as session:

