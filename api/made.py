@@ -16,5 +16,10 @@ def answer_made(
     """After the commit. `at` is the path that things of this kind are below: `/runs`."""
     if made.is_new:
         posting.offer(db, queue, made.id)
+    return respond(response, made, read, at=at)
+
+
+def respond(response: Response, made: Made, read: BaseModel, *, at: str) -> Response:
+    """The same, where the offer is made already."""
     response.headers["Location"] = f"{at}/{made.id}"
     return as_json(read, status=201, headers=response.headers)

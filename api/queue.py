@@ -15,6 +15,10 @@ PING_SECONDS = 0.5
 class WorkerQueue(RunQueue, Protocol):
     """The queue as the API needs it: offers, and a look at who listens."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether an offer would be taken for made, without a word to the broker."""
+
     def count_workers(self) -> int | None:
         """Workers that answer; None when the broker itself does not."""
 

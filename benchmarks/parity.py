@@ -94,6 +94,8 @@ def serving(configs: Mapping[str, Any], folder: Path) -> Iterator[TestClient]:
 class NoWorkers:
     """A broker that is away: runs are accepted all the same."""
 
+    is_full = False
+
     def offer(self, run_id: str) -> bool:
         return False
 

@@ -85,12 +85,16 @@ class BestEffortQueue:
         self._refusals = refusals
         self._full_until = 0.0
 
+    @property
+    def is_full(self) -> bool:
+        return time.monotonic() < self._full_until
+
     def offer(self, run_id: str) -> bool:
-        # a woken worker goes on until nothing is claimable: more messages than workers
-        # change nothing, and busy workers do not take them off the queue
-        if time.monotonic() < self._full_until:
+        if self.is_full:
             return True
         try:
+            # a woken worker goes on until nothing is claimable: more messages than workers
+            # change nothing, and busy workers do not take them off the queue
             if self._backlog() < ENOUGH_WAKES:
                 self._send(run_id)
             else:

@@ -77,6 +77,7 @@ class ListQueue:
     def __init__(self) -> None:
         self.offered: list[str] = []
         self.up = True
+        self.is_full = False
 
     def offer(self, run_id: str) -> bool:
         if self.up:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from api.deps import DatabaseDep, DatasetsDep, LooksDep, QueueDep, SettingsDep
 from api.errors import responses
 from api.idempotency import OnceDep
 from api.json import as_json
-from api.made import answer_made
+from api.made import answer_made, respond
 from api.pages import Cursor, Limit, Name, Variant
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
@@ -24,6 +25,7 @@ from finlora_core.access.scopes import Scope
 from finlora_core.audit.action import Action
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
+from finlora_core.idempotency import Made
 from finlora_core.runs import lifecycle, posting, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
@@ -171,9 +173,9 @@ async def create_run(
     audit: AuditDep,
 ) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    data = await run_sync(posting.check_data, request, caller.owner, settings, datasets)
+    about = request, caller.owner, settings, datasets
 
-    def create() -> Response:
+    def create(data: posting.Data) -> tuple[Made, RunRead]:
         run: Run | None = None
         with db.transaction() as session:
             at = now(session)
@@ -186,10 +188,20 @@ async def create_run(
 
             made = once.make(session, caller.owner, make, now=at)
             run = run or queries.get_run(session, caller.owner, made.id)
-            read = _read(session, run)
-        return answer_made(response, db, queue, made, read, at="/runs")
+            return made, _read(session, run)
 
-    return await looks.change(create)
+    def create_at_once() -> tuple[Made, RunRead] | None:
+        data = posting.recall_data(*about)
+        return create(data) if data else None
+
+    created = await looks.change(create_at_once)
+    if created is None:  # nobody else is to wait while this one's files are read
+        data = await run_sync(posting.check_data, *about)
+        created = await looks.change(partial(create, data))
+    made, read = created
+    if made.is_new and not queue.is_full:  # nor while the broker is asked
+        await run_sync(posting.offer, db, queue, made.id)
+    return respond(response, made, read, at="/runs")
 
 
 @router.get("", operation_id="list_runs", response_model=RunPage)

@@ -17,14 +17,24 @@ class DatasetChecker:
 
     def facts(self, path: Path, form: PromptFormat, *, shown_as: str) -> DatasetFacts:
         """Raises `InvalidDataset`, as `check_dataset` does."""
+        known = self.recall(path, form)
+        if known is not None:
+            return known
         try:
             identity = _identity(path)
         except OSError as error:
             raise InvalidDataset(f"{shown_as} cannot be read: {error.strerror}") from error
-        key = path, form
-        if key not in self._known or self._known[key][0] != identity:
-            self._known[key] = identity, check_dataset(path, form, shown_as=shown_as)
-        return self._known[key][1]
+        found = check_dataset(path, form, shown_as=shown_as)
+        self._known[path, form] = identity, found
+        return found
+
+    def recall(self, path: Path, form: PromptFormat) -> DatasetFacts | None:
+        """What is known of the file as it is; None where it must be read for that."""
+        known = self._known.get((path, form))
+        try:
+            return known[1] if known and known[0] == _identity(path) else None
+        except OSError:
+            return None
 
 
 def _identity(path: Path) -> _Identity:

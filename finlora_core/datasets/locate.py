@@ -47,11 +47,10 @@ def locate_dataset(written: str, roots: Sequence[Path]) -> Path:
 def _file_inside(path: Path, inside: str) -> Path | None:
     """After symlinks, which os.path follows in half of pathlib's time. An absolute path stays
     itself: joining it to a root drops the root."""
-    try:
-        real = os.path.realpath(path)
-        return Path(real) if real.startswith(inside) and os.path.isfile(real) else None
-    except (OSError, ValueError):  # too long, a NUL
+    if not os.path.isfile(path):
         return None
+    real = os.path.realpath(path)
+    return Path(real) if real.startswith(inside) else None
 
 
 def _explain(written: str, roots: Sequence[Path]) -> str:

@@ -132,7 +132,8 @@ def create(session: Session, work: Work, order: Order, *, now: datetime) -> Run:
         "offered_at": now,  # the caller offers it next, or says so with mark_unoffered
     }
     session.connection().execute(_INSERT, {_COLUMNS[key].name: told[key] for key in told})
-    run = Run(**told)
+    run = Run()
+    vars(run).update(told)  # at once: nobody is to note each as a change
     tell(session, run, EventType.CREATED, at=now, parent_id=run.parent_id)
     return run
 

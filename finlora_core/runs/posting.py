@@ -65,6 +65,26 @@ def check_data(config: RunConfig, owner: str, settings: Settings, checker: Datas
     )
 
 
+def recall_data(
+    config: RunConfig, owner: str, settings: Settings, checker: DatasetChecker
+) -> Data | None:
+    """What `check_data` would find, or None where it has to read a file for that, or to refuse."""
+
+    def recall(written: str) -> DatasetFacts | None:
+        return checker.recall(find_dataset(written, owner, settings), config.prompt_format)
+
+    if config.evaluation_task is not None:
+        return None
+    held_out = config.validation_dataset_path
+    try:
+        dataset, validation = recall(config.dataset_path), recall(held_out) if held_out else None
+    except DatasetNotFound:
+        return None
+    if dataset is None or (held_out and validation is None):
+        return None
+    return Data(dataset=dataset, validation=validation)
+
+
 def _require_judgeable(config: RunConfig, path: Path, written: str) -> None:
     """Of a share that is drawn later: its whole dataset. Raises `InvalidDataset`,
     `InvalidRequest`."""

@@ -18,7 +18,7 @@ from finlora_core.runs.outcome import AttemptEnd, End
 from finlora_core.runs.status import Phase
 from finlora_core.training.diagnose import FailureCode, failure
 from finlora_core.training.hints import HINTS
-from tests.support import BASE_MODEL, POLICY, ListQueue
+from tests.support import BASE_MODEL, POLICY, ListQueue, write_dataset
 
 CONFIG: dict[str, Any] = {"base_model": BASE_MODEL, "dataset_path": "train.jsonl"}
 
@@ -47,6 +47,25 @@ def test_a_posted_run_is_stored_and_offered(client: TestClient, queue: ListQueue
     assert run["dataset"]["rows"] == 2
     assert queue.offered == [run["id"]]
     assert client.get(f"/runs/{run['id']}").json() == run
+
+
+def test_a_dataset_that_has_changed_since_the_last_run_is_read_again(
+    client: TestClient, dataset: Path
+) -> None:
+    before = post(client)
+    write_dataset(dataset, rows=5)
+    after = post(client)
+    assert [run["dataset"]["rows"] for run in (before, after)] == [2, 5]
+    dataset.unlink()
+    assert client.post("/runs", json=CONFIG).json()["code"] == "dataset_not_found"
+
+
+def test_while_enough_messages_wait_no_broker_is_asked(
+    client: TestClient, queue: ListQueue
+) -> None:
+    queue.is_full = True
+    assert post(client)["status"] == "queued"
+    assert queue.offered == []
 
 
 def test_a_run_is_shown_while_another_is_being_stored(
