@@ -15,7 +15,7 @@ Measure = Callable[[Load], float]
 
 
 class WrongAnswer(Exception):
-    """A contestant answered with an error: what it does with more of them is no measurement."""
+    """The service answered with an error: what it does with more of them is no measurement."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Race:
 
     def tell(self, loads: Loads) -> str:
         speed = megabytes_per_second if self.is_download else per_second
-        shown = [f"{name} {median(map(speed, of)):,.0f}" for name, of in loads.items()]
+        shown = [
+            f"{name} {median(map(speed, of)):,.0f}{_errors(of)}" for name, of in loads.items()
+        ]
         return f"{', '.join(shown)} {'MB/s' if self.is_download else 'requests/s'}"
 
 
@@ -64,11 +66,12 @@ class Course:
             self.say(f"{race.name} x{number}: {race.tell(loads)}")
 
     def ratios(self, race: str, one: str, other: str, of: Measure) -> Sequence[float]:
-        """Of `one` to `other`: for each number of connections the median over the rounds."""
+        """Of `one` to `other`: for each number of connections the median over the rounds. Where
+        the other answered nothing but errors, there is nothing to compare with."""
         return [
             median(of(a) / of(b) for a, b in zip(loads[one], loads[other], strict=True))
             for loads in self.seen.get(race, {}).values()
-            if one in loads and other in loads
+            if one in loads and other in loads and all(map(of, loads[other]))
         ]
 
     def figures(self) -> Mapping[str, Any]:
@@ -90,7 +93,7 @@ class Course:
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 load = measure(race.targets[name], connections, self.pace.seconds)
-                if load.errors:
+                if load.errors and not race.targets[name].may_fail:
                     raise WrongAnswer(
                         f"{race.name}, {name}: {load.errors} of {load.requests} answers were "
                         f"errors; the first:\n{load.first_error}"
@@ -100,7 +103,13 @@ class Course:
 
 
 def per_second(load: Load) -> float:
-    return load.requests / load.seconds
+    """Good answers."""
+    return (load.requests - load.errors) / load.seconds
+
+
+def _errors(loads: Sequence[Load]) -> str:
+    errors = sum(load.errors for load in loads)
+    return f" ({errors} of {sum(load.requests for load in loads)} were errors)" if errors else ""
 
 
 def megabytes_per_second(load: Load) -> float:
@@ -125,5 +134,6 @@ def _figures(loads: Sequence[Load]) -> Mapping[str, float]:
         "p50_ms": round(median(percentile_ms(load, 50) for load in loads), 2),
         "p99_ms": round(median(map(p99_ms, loads)), 2),
         "requests": sum(load.requests for load in loads),
+        "errors": sum(load.errors for load in loads),
         "load_cpu": round(max(load.cpu for load in loads), 2),
     }

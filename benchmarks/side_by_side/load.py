@@ -31,6 +31,8 @@ class Target:
     bodies: Sequence[str] = ()
     """With them it is a POST."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    may_fail: bool = False
+    """Its errors are counted, and do not end the benchmark."""
 
     def requests(self) -> Iterator[bytes]:
         bodies = [body.encode() for body in self.bodies] or [b""]

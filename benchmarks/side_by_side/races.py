@@ -70,7 +70,9 @@ def _post(field: Field) -> Race:
         {
             "service": _service(field, ["/runs"], bodies=[json.dumps(CONFIG)]),
             "floor": Target(port=field.floor, paths=["/rows"], bodies=[json.dumps(CONFIG)]),
-            "mlflow": Target(port=field.mlflow, paths=[create], bodies=[json.dumps(theirs)]),
+            "mlflow": Target(  # its SQLite is locked when 32 write
+                port=field.mlflow, paths=[create], bodies=[json.dumps(theirs)], may_fail=True
+            ),
         },
     )
 
