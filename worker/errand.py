@@ -32,6 +32,8 @@ class Asked(Shape):
 
     adapter: Path | None
     quant_bits: Literal[4, 8] | None
+    changes_base: bool = False
+    """Its adapter cannot be taken out of the base again."""
 
 
 class Questions(Shape):
@@ -59,12 +61,15 @@ class Errand(Shape):
     def answers(self) -> int:
         return len(self.models) * sum(len(one.given) for one in self.sets)
 
-    def by_bits(self) -> Iterator[tuple[Literal[4, 8] | None, Sequence[int]]]:
-        """The numbers of the models on one base each: the base itself before its adapters,
-        since it is not the same any more when those are in it."""
+    def by_base(self) -> Iterator[tuple[Literal[4, 8] | None, Sequence[int]]]:
+        """The bits of each base to load, and the numbers of the models that are asked on it: the
+        base itself before its adapters, since it is not the same any more when those are in it."""
         for bits in dict.fromkeys(model.quant_bits for model in self.models):
             same = [n for n, model in enumerate(self.models) if model.quant_bits == bits]
-            yield bits, sorted(same, key=lambda n: self.models[n].adapter is not None)
+            shared = [n for n in same if not self.models[n].changes_base]
+            if shared:
+                yield bits, sorted(shared, key=lambda n: self.models[n].adapter is not None)
+            yield from ((bits, [n]) for n in same if n not in shared)
 
 
 class Answer(Shape):

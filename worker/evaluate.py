@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
+from finlora_core.adapters.check import changes_base
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.errors import (
     AdapterDamaged,
@@ -51,7 +52,11 @@ def perform_evaluation(bench: Bench, attempt: Evaluation, watch: Watch) -> Produ
         hardware=bench.hardware,
         batch_size=attempt.config.batch_size,
         models=tuple(
-            Asked(adapter=folder, quant_bits=subject.quant_bits)
+            Asked(
+                adapter=folder,
+                quant_bits=subject.quant_bits,
+                changes_base=folder is not None and changes_base(folder),
+            )
             for subject, folder in zip(planned.subjects, adapters, strict=True)
         ),
         sets=tuple(_questions(one, those) for one, those in zip(sets, rows, strict=True)),

@@ -1,7 +1,8 @@
 """Answers an errand's questions: `python -m worker.evaluator`, in an attempt's environment.
 
 One base model is in memory at a time, with all the adapters that were trained on it in those
-bits. Answers are greedy, so the same question has the same answer.
+bits, and do not change the base itself. Answers are greedy, so the same question has the same
+answer.
 """
 
 import json
@@ -57,7 +58,7 @@ def run(errand: Errand, scribe: Scribe) -> Completed:
 
 
 def _answer_all(errand: Errand, scribe: Scribe) -> None:
-    for bits, numbers in errand.by_bits():
+    for bits, numbers in errand.by_base():
         model = load_base(errand.base, bits, errand.hardware)
         require_bits(model, bits)
         for number in numbers:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -120,13 +120,25 @@ def find_grown_embedding(folder: Path, base: BaseModules) -> Tensor | None:
 
     PEFT does not load it onto the base. Raises `InvalidAdapter`.
     """
+    for module, tensor in _whole_embeddings(folder):
+        shapes = base.find(module)
+        if shapes and None not in shapes and tensor.shape not in shapes:
+            return tensor
+    return None
+
+
+def changes_base(folder: Path) -> bool:
+    """Whether embeddings were saved whole: PEFT loads them in the place of the base's own, and
+    no other adapter is right on that base any more. Raises `InvalidAdapter`."""
+    return any(True for _ in _whole_embeddings(folder))
+
+
+def _whole_embeddings(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Module and tensor."""
     for tensor in read_header(folder / WEIGHTS):
         match = OTHER.fullmatch(tensor.name)
         if match and is_embedding(match[1]):
-            shapes = base.find(match[1])
-            if shapes and None not in shapes and tensor.shape not in shapes:
-                return tensor
-    return None
+            yield match[1], tensor
 
 
 def _require_as_asked(peft: PeftConfig, config: RunConfig) -> None:

@@ -253,6 +253,27 @@ def test_an_adapter_with_added_tokens_is_told_what_can_be_done(
     assert adapter not in (run.error_hint or "")
 
 
+def test_an_adapter_with_embeddings_of_its_own_leaves_the_base_of_others_alone(
+    bench: Bench,
+    settings: Settings,
+    sqlite: Database,
+    tiny_base: Path,
+    adapter: str,
+    post: Post,
+    tmp_path: Path,
+) -> None:
+    output = make_adapter(tiny_base, tmp_path / "whole", has_embeddings=True)
+    whole = publish(sqlite, bench.store, output, make_config(quant_bits=None)).id
+    own = {"dataset_path": write_rows(settings, sentiment()), "metric": "rouge_l"}
+    alone = post(adapters=[adapter], tasks=[own])
+    behind = post(adapters=[whole, adapter], tasks=[own])
+    work_until_idle(bench)
+    (one,) = results_in(sqlite, alone)
+    (first, second) = results_in(sqlite, behind)
+    assert [r.adapter_id for r in (one, first, second)] == [adapter, whole, adapter]
+    assert outputs_of(sqlite, second) == outputs_of(sqlite, one) != outputs_of(sqlite, first)
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_free_text_has_a_bertscore_where_its_model_is_at_hand(
     bench: Bench, settings: Settings, sqlite: Database, post: Post, is_there: bool, tmp_path: Path

@@ -27,7 +27,14 @@ RSLORA = {"use_rslora": True}
 DORA = {"use_dora": True}
 
 
-def make_adapter(tiny_base: Path, folder: Path, *, added_tokens: int = 0, **how: Any) -> Path:
+def make_adapter(
+    tiny_base: Path,
+    folder: Path,
+    *,
+    added_tokens: int = 0,
+    has_embeddings: bool = False,
+    **how: Any,
+) -> Path:
     """What Axolotl would have made of the tiny base, but for the training."""
     import torch
 
@@ -42,8 +49,11 @@ def make_adapter(tiny_base: Path, folder: Path, *, added_tokens: int = 0, **how:
         for name, weight in model.named_parameters():
             if "lora_A" in name or "lora_B" in name:
                 weight.data.normal_(0, 0.1)
+            elif has_embeddings and "embed_tokens" in name:
+                weight.data.normal_(0, 1)
+    is_whole = has_embeddings or added_tokens > 0
     # said, since "auto" warns where the vocabulary has grown
-    model.save_pretrained(folder, save_embedding_layers=True if added_tokens else "auto")
+    model.save_pretrained(folder, save_embedding_layers=True if is_whole else "auto")
     AutoTokenizer.from_pretrained(tiny_base / BASE_MODEL).save_pretrained(folder)
     return folder
 
