@@ -33,9 +33,7 @@ class Database:
         self.engine = engine
         self._line = Lock() if engine.dialect.name == "sqlite" else None
         self._writer = sessionmaker(engine, expire_on_commit=False)
-        self._reader = sessionmaker(
-            engine.execution_options(**{_READ_ONLY: True}), expire_on_commit=False
-        )
+        self._reader = sessionmaker(_for_reading(engine), expire_on_commit=False)
 
     @classmethod
     def connect(cls, url: URL) -> "Database":
@@ -86,6 +84,14 @@ def now(session: Session) -> datetime:
     # not now(): that is the start of the transaction, and a claim may have waited since
     clock: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
     return clock.astimezone(UTC)
+
+
+def _for_reading(engine: Engine) -> Engine:
+    """On PostgreSQL each statement sees what is committed by then, in a transaction or out of
+    it: to begin and end one would be two more messages for nothing."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{_READ_ONLY: True})
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _postgresql(url: URL) -> Engine:
