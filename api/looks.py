@@ -14,8 +14,11 @@ from sqlalchemy.orm import Session
 
 from finlora_core.db.session import Database
 
-AT_ONCE = 2
-"""Pages that are read from SQLite at the same time: a long one holds up nobody's short one."""
+PAGES_AT_ONCE = 2
+"""That are read from SQLite at the same time: a long one holds up nobody's short one."""
+
+THREADS = 4
+"""That wait for PostgreSQL in each of the ways below: more would compete for Python's lock."""
 
 Seen = TypeVar("Seen")
 Done = TypeVar("Done")
@@ -24,14 +27,16 @@ Done = TypeVar("Done")
 class Looks:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._readers = CapacityLimiter(AT_ONCE) if database.is_in_process else None
-        self._writers = CapacityLimiter(1) if database.is_in_process else None
+        is_near = database.is_in_process
+        self._glances = CapacityLimiter(THREADS)
+        self._readers = CapacityLimiter(PAGES_AT_ONCE if is_near else THREADS)
+        self._writers = CapacityLimiter(1 if is_near else THREADS)
 
     async def glance(self, look: Callable[[Session], Seen]) -> Seen:
         """A few rows, found by their keys: in SQLite a call that takes less than a thread does."""
         if self._database.is_in_process:
             return self._look(look)
-        return await run_sync(self._look, look)
+        return await run_sync(self._look, look, limiter=self._glances)
 
     async def browse(self, look: Callable[[Session], Seen]) -> Seen:
         """A page of rows."""
