@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.side_by_side.load import Load, Target, measure
+from benchmarks.side_by_side.load import GIVE_UP_SECONDS, Load, Target, measure
 
 Loads = Mapping[str, Sequence[Load]]
 """By contestant, one a round."""
@@ -122,7 +122,7 @@ def p99_ms(load: Load) -> float:
 
 def percentile_ms(load: Load, percent: int) -> float:
     if len(load.latencies_ms) < 2:
-        return load.latencies_ms[0]
+        return load.latencies_ms[0] if load.latencies_ms else 1000 * GIVE_UP_SECONDS
     return quantiles(load.latencies_ms, n=100, method="inclusive")[percent - 1]
 
 
