@@ -13,9 +13,9 @@ setup: ## make .venv with everything, at the pinned versions
 demo: setup ## train a real adapter from nothing, through the whole service (about 3 minutes)
 	@$(BIN)/python -m demo
 
-test: ## every check and test, with real training on the CPU (about 13 minutes)
+test: ## every check and test, with real training on the CPU (about 16 minutes)
 	@echo "make test: sets up .venv if need be (1-6 min), then format, lint, types, imports (1 min)"
-	@echo "           and all tests, real trainings included (about 12 min on 2 cores, two tests at a time)."
+	@echo "           and all tests, real trainings included (about 15 min on 2 cores, two tests at a time)."
 	@scripts/setup-env
 	@$(MAKE) --no-print-directory check audit
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

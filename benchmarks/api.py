@@ -160,7 +160,7 @@ def _report(course: Course, circumstances: Mapping[str, Any]) -> int:
         key for key, ratio in found.items() if ratio is not None and not _reached(key, ratio)
     ]
     for key, ratio in found.items():
-        shown = NO_NGINX if ratio is None else f"{ratio:.2f}"
+        shown = "none" if ratio is None else f"{ratio:.2f}"  # nobody to compare with answered
         sign = "at most" if key in AT_MOST else "at least"
         print(f"  {key:20} {shown:>7}   goal: {sign} {GOALS[key]:g}")
     rounded = {key: ratio and round(ratio, 3) for key, ratio in found.items()}
