@@ -6,7 +6,6 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
-from finlora_core.adapters.check import changes_base
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.errors import (
     AdapterDamaged,
@@ -29,6 +28,7 @@ from worker.finish import Product
 from worker.prepare import (
     adapter_folder,
     failed,
+    needs_own_base,
     require_base_model,
     require_disk,
     require_same_vocabulary,
@@ -55,7 +55,7 @@ def perform_evaluation(bench: Bench, attempt: Evaluation, watch: Watch) -> Produ
             Asked(
                 adapter=folder,
                 quant_bits=subject.quant_bits,
-                changes_base=folder is not None and changes_base(folder),
+                changes_base=folder is not None and needs_own_base(folder),
             )
             for subject, folder in zip(planned.subjects, adapters, strict=True)
         ),

@@ -2,13 +2,14 @@
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from finlora_core.adapters import registry
-from finlora_core.adapters.base import BaseModules, read_modules
-from finlora_core.adapters.check import find_grown_embedding
+from finlora_core.adapters.base import read_modules
+from finlora_core.adapters.check import changes_base, find_grown_embedding
 from finlora_core.adapters.manifest import File
 from finlora_core.datasets.check import check_dataset
 from finlora_core.datasets.locate import find_dataset
@@ -118,19 +119,28 @@ def require_same_vocabulary(base_folder: Path, adapters: Iterable[Path]) -> None
         modules = read_modules(base_folder)
     except InvalidAdapter as error:
         raise failed(FailureCode.BASE_MODEL_UNREADABLE, detail=str(error)) from None
+    if modules is None:
+        return
     for folder in adapters:
-        if modules is not None:
-            _require_no_added_tokens(folder, modules)
+        with _readable(folder):
+            grown = find_grown_embedding(folder, modules)
+        if grown is not None:
+            detail = f"{folder.name}: {grown.name} has shape {grown.shape}"
+            raise failed(FailureCode.ADDED_TOKENS, detail=detail)
 
 
-def _require_no_added_tokens(adapter: Path, modules: BaseModules) -> None:
+def needs_own_base(adapter: Path) -> bool:
+    """Raises `AttemptEnded`."""
+    with _readable(adapter):
+        return changes_base(adapter)
+
+
+@contextmanager
+def _readable(adapter: Path) -> Iterator[None]:
     try:
-        grown = find_grown_embedding(adapter, modules)
+        yield
     except InvalidAdapter as error:
         raise failed(FailureCode.ADAPTER_UNREADABLE, detail=f"{adapter.name}: {error}") from None
-    if grown is not None:
-        detail = f"{adapter.name}: {grown.name} has shape {grown.shape}"
-        raise failed(FailureCode.ADDED_TOKENS, detail=detail)
 
 
 def _facts_of(folder: Path, config: RunConfig) -> BaseModelFacts:

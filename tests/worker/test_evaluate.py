@@ -62,6 +62,17 @@ def adapter(sqlite: Database, bench: Bench, tiny_adapter: Path) -> str:
 
 
 @pytest.fixture
+def publish_made(
+    sqlite: Database, bench: Bench, tiny_base: Path, tmp_path: Path
+) -> Callable[..., str]:
+    def publish_made(**how: Any) -> str:
+        output = make_adapter(tiny_base, tmp_path / "made", **how)
+        return publish(sqlite, bench.store, output, make_config(quant_bits=None)).id
+
+    return publish_made
+
+
+@pytest.fixture
 def post(sqlite: Database, settings: Settings) -> Post:
     caller = Caller(owner=DEFAULT_OWNER, key_id="k", scopes=frozenset(ALL), quota=UNLIMITED)
 
@@ -237,13 +248,11 @@ def test_an_adapter_with_added_tokens_is_told_what_can_be_done(
     bench: Bench,
     settings: Settings,
     sqlite: Database,
-    tiny_base: Path,
     adapter: str,
+    publish_made: Callable[..., str],
     post: Post,
-    tmp_path: Path,
 ) -> None:
-    output = make_adapter(tiny_base, tmp_path / "grown", added_tokens=8)
-    grown = publish(sqlite, bench.store, output, make_config(quant_bits=None)).id
+    grown = publish_made(added_tokens=8)
     one_set = {"dataset_path": write_rows(settings, sentiment(3)), "metric": "accuracy"}
     id = post(adapters=[adapter, grown], tasks=[one_set])
     work_until_idle(bench)
@@ -257,13 +266,11 @@ def test_an_adapter_with_embeddings_of_its_own_leaves_the_base_of_others_alone(
     bench: Bench,
     settings: Settings,
     sqlite: Database,
-    tiny_base: Path,
     adapter: str,
+    publish_made: Callable[..., str],
     post: Post,
-    tmp_path: Path,
 ) -> None:
-    output = make_adapter(tiny_base, tmp_path / "whole", has_embeddings=True)
-    whole = publish(sqlite, bench.store, output, make_config(quant_bits=None)).id
+    whole = publish_made(has_embeddings=True)
     own = {"dataset_path": write_rows(settings, sentiment()), "metric": "rouge_l"}
     alone = post(adapters=[adapter], tasks=[own])
     behind = post(adapters=[whole, adapter], tasks=[own])
