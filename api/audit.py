@@ -36,8 +36,12 @@ class Audit:
         log.note(session, self.pepper, actor, action, object_id, now=now, **details)
 
 
-async def _audit(request: Request) -> Audit:
+def audit_of(request: Request) -> Audit:
     return Audit(request.app.state.pepper, request.scope["state"][STATE])
+
+
+async def _audit(request: Request) -> Audit:
+    return audit_of(request)
 
 
 AuditDep = Annotated[Audit, Depends(_audit)]

@@ -45,7 +45,7 @@ class Once:
         return made
 
 
-async def _once(
+async def once_of(
     request: Request, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Once:
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
@@ -54,4 +54,4 @@ async def _once(
     return Once(idempotency_key, digest.hexdigest(), response)
 
 
-OnceDep = Annotated[Once, Depends(_once)]
+OnceDep = Annotated[Once, Depends(once_of)]

@@ -2,11 +2,16 @@
 
 On PostgreSQL each look is waited for in a thread. SQLite does not wait, it computes, with Python
 around it: threads make that no faster, and compete for Python's lock at each row. It has one
-writer at a time, too: what others wait for need not be threads.
+writer at a time, too, who waits for the disk at each commit: what others have waited to change
+meanwhile is changed in one transaction.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -20,8 +25,18 @@ PAGES_AT_ONCE = 2
 THREADS = 4
 """That wait for PostgreSQL in each of the ways below: more would compete for Python's lock."""
 
+CHANGES_AT_ONCE = 32
+"""In one transaction: SQLite's other writers wait for its end."""
+
 Seen = TypeVar("Seen")
 Done = TypeVar("Done")
+Work = Callable[[Session], Done]
+
+
+@dataclass(frozen=True, eq=False)
+class _Change(Generic[Done]):
+    prepare: Callable[[], Work[Done]]
+    outcome: Future[Done] = field(default_factory=Future)
 
 
 class Looks:
@@ -30,7 +45,9 @@ class Looks:
         is_near = database.is_in_process
         self._glances = CapacityLimiter(THREADS)
         self._readers = CapacityLimiter(PAGES_AT_ONCE if is_near else THREADS)
-        self._writers = CapacityLimiter(1 if is_near else THREADS)
+        self._writers = CapacityLimiter(1)
+        self._waiting: deque[_Change[Any]] = deque()
+        self._line = asyncio.Lock()
 
     async def glance(self, look: Callable[[Session], Seen]) -> Seen:
         """A few rows, found by their keys: in SQLite a call that takes less than a thread does."""
@@ -42,10 +59,57 @@ class Looks:
         """A page of rows."""
         return await run_sync(self._look, look, limiter=self._readers)
 
-    async def change(self, work: Callable[[], Done]) -> Done:
-        """What is done in a transaction or two, and nothing slow."""
-        return await run_sync(work, limiter=self._writers)
+    async def change(self, prepare: Callable[[], Work[Done]]) -> Done:
+        """Commit what `prepare` gives the work for, which comes before the transaction.
+
+        The work is nothing slow, answers with no object of the session, and may be done anew:
+        should it or another's fail in a transaction that they share, each gets its own.
+        """
+        change = _Change(prepare)
+        self._waiting.append(change)
+        try:
+            async with self._line:
+                if change in self._waiting:
+                    await run_sync(self._make, self._next_ones(), limiter=self._writers)
+        finally:
+            if change in self._waiting:  # whoever asked for it has gone
+                self._waiting.remove(change)
+        return await asyncio.wrap_future(change.outcome)
+
+    def _next_ones(self) -> Sequence[_Change[Any]]:
+        count = min(len(self._waiting), CHANGES_AT_ONCE)
+        return [self._waiting.popleft() for _ in range(count)]
+
+    def _make(self, changes: Sequence[_Change[Any]]) -> None:
+        works = []
+        for change in changes:
+            try:
+                works.append((change.outcome, change.prepare()))
+            except Exception as error:
+                change.outcome.set_exception(error)
+        self._commit(works)
+
+    def _commit(self, works: Sequence[tuple[Future[Any], Work[Any]]]) -> None:
+        try:
+            with self._database.transaction() as session:
+                done = [_do(work, session) for _, work in works]
+        except Exception as error:
+            if len(works) == 1:
+                works[0][0].set_exception(error)
+                return
+            for one in works:
+                self._commit([one])
+        else:
+            for (outcome, _), value in zip(works, done, strict=True):
+                outcome.set_result(value)
 
     def _look(self, look: Callable[[Session], Seen]) -> Seen:
         with self._database.reading() as session:
             return look(session)
+
+
+def _do(work: Work[Done], session: Session) -> Done:
+    done = work(session)
+    session.flush()
+    session.expunge_all()  # the next one looks for itself
+    return done

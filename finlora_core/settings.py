@@ -7,6 +7,7 @@ runtimes put them.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -290,7 +291,7 @@ class Settings(BaseSettings):
             pass
         raise ValueError("must be like 10/second or 600/minute, or off")
 
-    @property
+    @cached_property  # nearly all of the others begin with it
     def home_dir(self) -> Path:
         return self.home.expanduser().resolve()
 

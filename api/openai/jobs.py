@@ -1,6 +1,7 @@
 """Fine-tuning jobs: runs, by OpenAI's names."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -9,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from api.access import requires
 from api.audit import AuditDep
-from api.deps import DatabaseDep, DatasetsDep, QueueDep, SettingsDep
-from api.idempotency import OnceDep
+from api.deps import DatabaseDep, QueueDep
+from api.new_runs import NewRun, NewRunsDep
 from api.openai.errors import responses
 from api.openai.ids import CHECKPOINT, EVENT, FILE, JOB, native, number, shown
 from api.openai.job import JobObject, show_job, tokens_in
@@ -72,32 +73,21 @@ class CheckpointObject(BaseModel):
 
 
 @router.post("", operation_id="openai_create_job", responses=responses(409, 413, 415))
-def create_job(
-    body: JobRequest,
-    caller: Writer,
-    settings: SettingsDep,
-    db: DatabaseDep,
-    queue: QueueDep,
-    datasets: DatasetsDep,
-    once: OnceDep,
-    audit: AuditDep,
+async def create_job(
+    body: JobRequest, caller: Writer, runs: NewRunsDep, db: DatabaseDep
 ) -> JobObject:
     """Queue a fine-tuning job. Any key of a FinLoRA run config may stand beside OpenAI's."""
-    request = _run_request(db, caller.owner, body)
-    data = posting.check_data(request, caller.owner, settings, datasets)
-    with db.transaction() as session:
-        at = now(session)
 
-        def create() -> str:
-            id = posting.create_run(session, request, caller, data, now=at).id
-            audit.note(session, caller, Action.RUN_CREATED, id, now=at, name=request.run_name)
-            return id
+    def check() -> tuple[RunRequest, posting.Data]:
+        request = _run_request(db, caller.owner, body)
+        return request, posting.check_data(request, caller.owner, runs.settings, runs.datasets)
 
-        made = once.make(session, caller.owner, create, now=at)
-        job = _show(session, queries.get_run(session, caller.owner, made.id))
-    if made.is_new:
-        posting.offer(db, queue, made.id)
-    return job
+    def create(session: Session, checked: tuple[RunRequest, posting.Data], at: datetime) -> Run:
+        request, data = checked
+        return posting.create_run(session, request, caller, data, now=at)
+
+    new = NewRun(caller=caller, action=Action.RUN_CREATED, create=create, read=_show)
+    return await runs.make(new, check)
 
 
 @router.get("", operation_id="openai_list_jobs", responses=responses(404))

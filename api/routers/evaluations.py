@@ -1,6 +1,8 @@
 """Evaluations: adapters and base models judged on FinLoRA's tasks, or on data of your own."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
@@ -9,11 +11,10 @@ from sqlalchemy.orm import Session
 
 from api.access import requires
 from api.audit import AuditDep
-from api.deps import DatabaseDep, DatasetsDep, HubDep, QueueDep, SettingsDep
+from api.deps import DatabaseDep, HubDep
 from api.errors import responses
-from api.idempotency import OnceDep
 from api.json import JSONLinesResponse, as_json, jsonl_responses
-from api.made import answer_made
+from api.new_runs import NewRun, NewRunsDep
 from api.pages import Cursor, Limit, Name
 from api.queued import QueuedRead, queued
 from api.results import ResultRead
@@ -27,7 +28,7 @@ from finlora_core.db.session import now
 from finlora_core.evaluation import outputs, results
 from finlora_core.evaluation.config import EvaluationConfig, EvaluationRequest
 from finlora_core.evaluation.posting import create_evaluation as store_evaluation
-from finlora_core.evaluation.sets import find_sets
+from finlora_core.evaluation.sets import FoundSet, find_sets
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import RunStatus
@@ -90,30 +91,26 @@ class EvaluationPage(BaseModel):
     response_model=EvaluationRead,
     responses=responses(400, 409, 413, 415),
 )
-def create_evaluation(
+async def create_evaluation(
     request: Annotated[EvaluationRequest, Body(openapi_examples=EXAMPLES)],
     caller: Writer,
-    response: Response,
-    settings: SettingsDep,
-    db: DatabaseDep,
-    queue: QueueDep,
-    datasets: DatasetsDep,
-    once: OnceDep,
-    audit: AuditDep,
+    runs: NewRunsDep,
 ) -> Response:
     """Queue an evaluation. It waits in the same line as trainings, and is claimed like them."""
-    sets = find_sets(request, caller.owner, settings, datasets)
-    with db.transaction() as session:
-        at = now(session)
 
-        def create() -> str:
-            run = store_evaluation(session, request, caller, sets, now=at)
-            audit.note(session, caller, Action.EVALUATION_CREATED, run.id, now=at, name=run.name)
-            return run.id
+    def create(session: Session, sets: Sequence[FoundSet], at: datetime) -> Run:
+        return store_evaluation(session, request, caller, sets, now=at)
 
-        made = once.make(session, caller.owner, create, now=at)
-        read = _read(session, _find(session, caller, made.id))
-    return answer_made(response, db, queue, made, read, at="/evaluations")
+    new = NewRun(
+        caller=caller,
+        action=Action.EVALUATION_CREATED,
+        create=create,
+        read=_read,
+        kind=RunKind.EVALUATION,
+    )
+    check = partial(find_sets, request, caller.owner, runs.settings, runs.datasets)
+    read = await runs.make(new, check)
+    return runs.answer(read, f"/evaluations/{read.id}")
 
 
 @router.get("", operation_id="list_evaluations", response_model=EvaluationPage)

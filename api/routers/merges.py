@@ -1,6 +1,7 @@
 """Merges: adapters merged into their base, for engines that do not take them as they are."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
@@ -10,11 +11,10 @@ from sqlalchemy.orm import Session
 
 from api.access import requires
 from api.audit import AuditDep
-from api.deps import DatabaseDep, DatasetsDep, HubDep, MergedDep, QueueDep, SettingsDep
+from api.deps import DatabaseDep, HubDep, MergedDep
 from api.errors import responses
-from api.idempotency import OnceDep
 from api.json import as_json
-from api.made import answer_made
+from api.new_runs import NewRun, NewRunsDep
 from api.pages import Cursor, Limit, Name
 from api.published import all_files, one_file
 from api.queued import QueuedRead, queued
@@ -26,13 +26,13 @@ from finlora_core.access.scopes import Scope
 from finlora_core.adapters import registry
 from finlora_core.adapters.manifest import File, get_file
 from finlora_core.audit.action import Action
-from finlora_core.db.models import MergedModel, Run
+from finlora_core.db.models import Adapter, MergedModel, Run
 from finlora_core.db.session import now
 from finlora_core.merging import results
 from finlora_core.merging.config import MergeConfig, MergeRequest
 from finlora_core.merging.fidelity import Fidelity
 from finlora_core.merging.posting import create_merge as store_merge
-from finlora_core.merging.probes import find_default, find_probe, training_of
+from finlora_core.merging.probes import Probe, find_default, find_probe, training_of
 from finlora_core.runs import lifecycle, queries
 from finlora_core.runs.journal import Progress
 from finlora_core.runs.kind import RunKind
@@ -93,39 +93,39 @@ class MergePage(BaseModel):
     response_model=MergeRead,
     responses=responses(400, 404, 409, 410, 413, 415),
 )
-def create_merge(
+async def create_merge(
     adapter_id: AdapterId,
     request: Annotated[MergeRequest, Body(openapi_examples=EXAMPLES)],
     caller: Writer,
-    response: Response,
-    settings: SettingsDep,
+    runs: NewRunsDep,
     db: DatabaseDep,
-    queue: QueueDep,
-    datasets: DatasetsDep,
-    once: OnceDep,
-    audit: AuditDep,
 ) -> Response:
     """Queue a merge of the adapter into its base, in bfloat16. Published is what answers as the
     adapter does on the base that it was trained on."""
-    with db.reading() as session:
-        adapter = registry.get_adapter(session, caller.owner, adapter_id)
-        trained_on = training_of(session, adapter)
-    registry.require_sound(adapter)
-    if request.dataset_path is None:
-        probe = find_default(trained_on, caller.owner, settings, datasets)
-    else:
-        probe = find_probe(request.dataset_path, caller.owner, settings, datasets)
-    with db.transaction() as session:
-        at = now(session)
 
-        def create() -> str:
-            run = store_merge(session, request, adapter, caller, probe, now=at)
-            audit.note(session, caller, Action.MERGE_CREATED, run.id, now=at, name=run.name)
-            return run.id
+    def check() -> tuple[Adapter, Probe]:
+        with db.reading() as session:
+            adapter = registry.get_adapter(session, caller.owner, adapter_id)
+            trained_on = training_of(session, adapter)
+        registry.require_sound(adapter)
+        data = caller.owner, runs.settings, runs.datasets
+        if request.dataset_path is None:
+            return adapter, find_default(trained_on, *data)
+        return adapter, find_probe(request.dataset_path, *data)
 
-        made = once.make(session, caller.owner, create, now=at)
-        read = _read(session, _find(session, caller, made.id))
-    return answer_made(response, db, queue, made, read, at="/merges")
+    def create(session: Session, checked: tuple[Adapter, Probe], at: datetime) -> Run:
+        adapter, probe = checked
+        return store_merge(session, request, adapter, caller, probe, now=at)
+
+    new = NewRun(
+        caller=caller,
+        action=Action.MERGE_CREATED,
+        create=create,
+        read=_read,
+        kind=RunKind.MERGE,
+    )
+    read = await runs.make(new, check)
+    return runs.answer(read, f"/merges/{read.id}")
 
 
 @router.get("/merges", operation_id="list_merges", response_model=MergePage)

@@ -1,23 +1,23 @@
 """Runs: post a FinLoRA run config, watch it, pause, resume, cancel or retry it."""
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, Field
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from api.access import requires
 from api.audit import Audit, AuditDep
-from api.deps import DatabaseDep, DatasetsDep, LooksDep, QueueDep, SettingsDep
+from api.deps import DatabaseDep, LooksDep, QueueDep
 from api.errors import responses
-from api.idempotency import OnceDep
 from api.json import as_json
-from api.made import answer_made, respond
+from api.new_runs import NewRun, NewRunsDep
 from api.pages import Cursor, Limit, Name, Variant
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
@@ -25,7 +25,6 @@ from finlora_core.access.scopes import Scope
 from finlora_core.audit.action import Action
 from finlora_core.db.models import Run
 from finlora_core.db.session import Database, now
-from finlora_core.idempotency import Made
 from finlora_core.runs import lifecycle, posting, queries
 from finlora_core.runs.config import RunConfig, RunRequest
 from finlora_core.runs.journal import Progress
@@ -59,6 +58,9 @@ EXAMPLE = {
     "batch_size": 8,
     "gradient_accumulation_steps": 2,
 }
+
+KNOWN_CONFIGS = 1024
+"""Remembered once they are read, a kilobyte or two each: pages show the same ones again."""
 
 Reader = Annotated[Caller, requires(Scope.RUNS_READ)]
 Writer = Annotated[Caller, requires(Scope.RUNS_WRITE)]
@@ -163,45 +165,18 @@ class Attempts(BaseModel):
 async def create_run(
     request: Annotated[RunRequest, Body(openapi_examples={"FinLoRA": {"value": EXAMPLE}})],
     caller: Writer,
-    response: Response,
-    settings: SettingsDep,
-    looks: LooksDep,
-    db: DatabaseDep,
-    queue: QueueDep,
-    datasets: DatasetsDep,
-    once: OnceDep,
-    audit: AuditDep,
+    runs: NewRunsDep,
 ) -> Response:
     """Queue a run. It is safe once this answers, even if no worker and no broker is up."""
-    about = request, caller.owner, settings, datasets
+    about = request, caller.owner, runs.settings, runs.datasets
 
-    def create(data: posting.Data) -> tuple[Made, RunRead]:
-        run: Run | None = None
-        with db.transaction() as session:
-            at = now(session)
+    def create(session: Session, data: posting.Data, at: datetime) -> Run:
+        return posting.create_run(session, request, caller, data, now=at)
 
-            def make() -> str:
-                nonlocal run
-                run = posting.create_run(session, request, caller, data, now=at)
-                audit.note(session, caller, Action.RUN_CREATED, run.id, now=at, name=run.name)
-                return run.id
-
-            made = once.make(session, caller.owner, make, now=at)
-            run = run or queries.get_run(session, caller.owner, made.id)
-            return made, _read(session, run)
-
-    def create_at_once() -> tuple[Made, RunRead] | None:
-        data = posting.recall_data(*about)
-        return create(data) if data else None
-
-    created = await looks.change(create_at_once)
-    if created is None:  # nobody else is to wait while this one's files are read
-        data = await run_sync(posting.check_data, *about)
-        created = await looks.change(partial(create, data))
-    made, read = created
-    if made.is_new and not queue.is_full:  # nor while the broker is asked
-        await run_sync(posting.offer, db, queue, made.id)
-    return respond(response, made, read, at="/runs")
+    new = NewRun(caller=caller, action=Action.RUN_CREATED, create=create, read=_read)
+    check, recall = partial(posting.check_data, *about), partial(posting.recall_data, *about)
+    read = await runs.make(new, check, recall)
+    return runs.answer(read, f"/runs/{read.id}")
 
 
 @router.get("", operation_id="list_runs", response_model=RunPage)
@@ -217,7 +192,7 @@ async def list_runs(
     """Newest first, page by page."""
 
     def look(session: Session) -> Response:
-        page = queries.list_runs(
+        page = queries.show_runs(
             session,
             caller.owner,
             status=status,
@@ -237,7 +212,7 @@ async def get_run(run_id: RunId, caller: Reader, looks: LooksDep) -> Response:
     """Status, phase, progress, and why it failed if it did."""
 
     def look(session: Session) -> RunRead:
-        return _read(session, queries.get_run(session, caller.owner, run_id))
+        return _read(session, queries.show_run(session, caller.owner, run_id))
 
     return as_json(await looks.glance(look))
 
@@ -288,35 +263,30 @@ def resume_run(
     response_model=RunRead,
     responses=responses(404, 409),
 )
-def retry_run(
-    run_id: RunId,
-    caller: Writer,
-    response: Response,
-    settings: SettingsDep,
-    db: DatabaseDep,
-    queue: QueueDep,
-    datasets: DatasetsDep,
-    once: OnceDep,
-    audit: AuditDep,
-) -> Response:
+async def retry_run(run_id: RunId, caller: Writer, runs: NewRunsDep, db: DatabaseDep) -> Response:
     """A new run of the same config, for one that failed or was cancelled.
 
     It goes on from the old run's newest checkpoint, if the dataset is still the same."""
-    with db.reading() as session:
-        parent = queries.get_run(session, caller.owner, run_id)
-    config = RunConfig.model_validate(parent.config)
-    data = posting.check_data(config, parent.owner, settings, datasets)
-    with db.transaction() as session:
-        at = now(session)
 
-        def retry() -> str:
-            id = posting.retry_run(session, run_id, config, caller, data, now=at).id
-            audit.note(session, caller, Action.RUN_RETRIED, id, now=at, parent_id=run_id)
-            return id
+    def check() -> tuple[RunConfig, posting.Data]:
+        with db.reading() as session:
+            parent = queries.get_run(session, caller.owner, run_id)
+        config = RunConfig.model_validate(parent.config)
+        return config, posting.check_data(config, parent.owner, runs.settings, runs.datasets)
 
-        made = once.make(session, parent.owner, retry, now=at)
-        read = _read(session, queries.get_run(session, caller.owner, made.id))
-    return answer_made(response, db, queue, made, read, at="/runs")
+    def create(session: Session, checked: tuple[RunConfig, posting.Data], at: datetime) -> Run:
+        config, data = checked
+        return posting.retry_run(session, run_id, config, caller, data, now=at)
+
+    new = NewRun(
+        caller=caller,
+        action=Action.RUN_RETRIED,
+        create=create,
+        read=_read,
+        told={"parent_id": run_id},
+    )
+    read = await runs.make(new, check)
+    return runs.answer(read, f"/runs/{read.id}")
 
 
 @router.get("/{run_id}/attempts", operation_id="list_attempts", responses=responses(404))
@@ -360,11 +330,11 @@ def _steer(
         return _read(session, move(session, run_id, now=at))
 
 
-def _read(session: Session, run: Run) -> RunRead:
+def _read(session: Session, run: Run | Row[Any]) -> RunRead:
     return _read_all(session, [run])[0]
 
 
-def _read_all(session: Session, runs: Sequence[Run]) -> list[RunRead]:
+def _read_all(session: Session, runs: Sequence[Run | Row[Any]]) -> list[RunRead]:
     positions = queries.queue_positions(session, runs)
     adapters = queries.adapter_ids(session, runs)
     lacking = queries.lacking_gpus(session, runs)
@@ -375,9 +345,12 @@ def _read_all(session: Session, runs: Sequence[Run]) -> list[RunRead]:
 
 
 def _show(
-    run: Run, queue_position: int | None, waiting_for: str | None, adapter_id: str | None
+    run: Run | Row[Any],
+    queue_position: int | None,
+    waiting_for: str | None,
+    adapter_id: str | None,
 ) -> RunRead:
-    config = RunConfig.model_validate(run.config)
+    config = _config_of(run)
     dataset = Dataset(path=config.dataset_path, rows=run.dataset_rows, sha256=run.dataset_sha256)
     return RunRead(
         id=run.id,
@@ -413,7 +386,20 @@ def _show(
     )
 
 
-def error_of(run: Run) -> RunError | None:
+def _config_of(run: Run | Row[Any]) -> RunConfig:
+    return (
+        RunConfig.model_validate(run.config)
+        if isinstance(run, Run)
+        else _read_config(run.config_json)
+    )
+
+
+@lru_cache(KNOWN_CONFIGS)
+def _read_config(text: str) -> RunConfig:
+    return RunConfig.model_validate(json.loads(text))
+
+
+def error_of(run: Run | Row[Any]) -> RunError | None:
     if run.error_code is None:
         return None
     return RunError(code=run.error_code, hint=run.error_hint or "", log_tail=run.error_log or "")

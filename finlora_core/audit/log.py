@@ -58,7 +58,7 @@ def note(
         "object_id": object_id,
         "details": details,
     }
-    signature = sign(key_of(pepper), AuditEntry(**said))
+    signature = sign(key_of(pepper), said)
     session.connection().execute(_INSERT, {**said, "signature": signature})
 
 

@@ -3,12 +3,17 @@
 import hashlib
 import hmac
 import json
-from datetime import UTC
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 from finlora_core.db.models import AuditEntry, AuditHead
 
 NOTHING = ""
 """The seal before the first one."""
+
+SAID = ("at", "owner", "key_id", "action", "object_id", "request_id", "details")
+"""The columns that are signed, in this order."""
 
 
 def key_of(pepper: bytes) -> bytes:
@@ -16,18 +21,16 @@ def key_of(pepper: bytes) -> bytes:
     return hmac.digest(pepper, b"audit log", hashlib.sha256)
 
 
-def sign(key: bytes, entry: AuditEntry) -> str:
+def sign(key: bytes, said: Mapping[str, Any]) -> str:
     """Of what an entry says, in hex; made when it is written."""
-    said = [
-        entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
-        entry.owner,
-        entry.key_id,
-        entry.action,
-        entry.object_id,
-        entry.request_id,
-        entry.details,
-    ]
-    return _hmac(key, "entry", json.dumps(said, sort_keys=True))
+    at: datetime = said["at"]
+    others = (said[name] for name in SAID if name != "at")
+    text = [at.astimezone(UTC).isoformat(timespec="microseconds"), *others]
+    return _hmac(key, "entry", json.dumps(text, sort_keys=True))
+
+
+def said_by(entry: AuditEntry) -> Mapping[str, Any]:
+    return {name: getattr(entry, name) for name in SAID}
 
 
 def seal(key: bytes, before: str, number: int, signature: str) -> str:

@@ -25,6 +25,9 @@ BUSY_SECONDS = 30.0
 
 _READ_ONLY = "finlora_read_only"
 
+_CLOCK = text("SELECT clock_timestamp()")
+"""Not `now()`: that is the start of the transaction, and a claim may have waited since."""
+
 
 class Database:
     """Owns the engine; hands out transactions and the database's clock."""
@@ -81,8 +84,8 @@ def now(session: Session) -> datetime:
     """
     if session.get_bind().dialect.name == "sqlite":
         return datetime.now(UTC)
-    # not now(): that is the start of the transaction, and a claim may have waited since
-    clock: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    # by the connection: a session, made for objects, takes as long as the server does
+    clock: datetime = session.connection().execute(_CLOCK).scalar_one()
     return clock.astimezone(UTC)
 
 

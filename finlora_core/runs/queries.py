@@ -2,16 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Row, Select, Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Adapter, Run, RunAttempt, Worker
-from finlora_core.db.pages import Page, page
+from finlora_core.db.pages import Page, page, page_of_columns
 from finlora_core.errors import NotFound
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import RunStatus
 from finlora_core.runs.turns import places
+
+_UNSEEN = frozenset(
+    {"axolotl_yaml", "config", "lease_owner", "lease_token", "lease_expires_at", "offered_at"}
+)
+"""Columns that nobody is shown with a run: among them the longest. The config is there as text,
+which who has seen it before need not read."""
 
 
 def get_any_run(session: Session, run_id: str) -> Run:
@@ -42,13 +49,35 @@ def list_runs(
     limit: int,
 ) -> Page[Run]:
     """Newest first. Raises `InvalidCursor`."""
-    wanted = {"status": status, "name": name, "variant": variant}
-    filters = {key: value for key, value in wanted.items() if value is not None}
-    own = select(Run).filter_by(owner=owner, kind=kind, **filters)
+    own = _of(select(Run), owner, kind=kind, status=status, name=name, variant=variant)
     return page(session, own, Run, cursor, limit)
 
 
-def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
+def show_run(session: Session, owner: str, run_id: str) -> Row[Any]:
+    """The columns of a training that people see. Raises `NotFound`."""
+    asked = {"id": run_id, "owner": owner}
+    run = session.connection().execute(_shown_one(), asked).one_or_none()
+    if run is None:
+        raise NotFound(RunKind.TRAINING.word, run_id)
+    return run
+
+
+def show_runs(
+    session: Session,
+    owner: str,
+    *,
+    status: RunStatus | None,
+    name: str | None,
+    variant: str | None,
+    cursor: str | None,
+    limit: int,
+) -> Page[Any]:
+    """`show_run` of each, newest first. Raises `InvalidCursor`."""
+    own = _of(_shown(), owner, kind=RunKind.TRAINING, status=status, name=name, variant=variant)
+    return page_of_columns(session, own, Run, cursor, limit)
+
+
+def queue_positions(session: Session, runs: Sequence[Run | Row[Any]]) -> Mapping[str, int]:
     """By id, of those that wait: see `turns.places`."""
     waiting = [run for run in runs if run.status is RunStatus.QUEUED]
     found: dict[str, int] = {}
@@ -57,7 +86,7 @@ def queue_positions(session: Session, runs: Sequence[Run]) -> Mapping[str, int]:
     return found
 
 
-def lacking_gpus(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
+def lacking_gpus(session: Session, runs: Sequence[Run | Row[Any]]) -> Mapping[str, str]:
     """By id, of those that wait: what none of the workers has; nothing of runs on one GPU."""
     waiting = [run for run in runs if run.status is RunStatus.QUEUED and run.gpus > 1]
     if not waiting:
@@ -100,7 +129,7 @@ def adapters(session: Session, runs: Sequence[Run]) -> Mapping[str, Adapter]:
     return {adapter.run_id: adapter for adapter in found if adapter.run_id is not None}
 
 
-def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
+def adapter_ids(session: Session, runs: Sequence[Run | Row[Any]]) -> Mapping[str, str]:
     """What each run has published, by the run's id."""
     succeeded = [run.id for run in runs if run.status is RunStatus.SUCCEEDED]
     if not succeeded:
@@ -112,6 +141,27 @@ def adapter_ids(session: Session, runs: Sequence[Run]) -> Mapping[str, str]:
 @cache  # to build such a statement takes as long as to execute it
 def _one() -> Select[Run]:
     return select(Run).where(Run.id == bindparam("id"), Run.owner == bindparam("owner"))
+
+
+@cache
+def _shown_one() -> Select[Any]:
+    asked = Run.id == bindparam("id"), Run.owner == bindparam("owner")
+    return _shown().where(*asked, Run.kind == RunKind.TRAINING)
+
+
+@cache
+def _shown() -> Select[Any]:
+    columns = Run.__mapper__.columns.items()
+    seen = [column.label(key) for key, column in columns if key not in _UNSEEN]
+    return select(*seen, cast(Run.config, Text).label("config_json"))
+
+
+def _of(query: Select[Any], owner: str, **wanted: Any) -> Select[Any]:
+    """What is None may be anything."""
+    columns = {"owner": owner, **wanted}
+    return query.where(
+        *(getattr(Run, key) == value for key, value in columns.items() if value is not None)
+    )
 
 
 @cache
