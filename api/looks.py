@@ -74,7 +74,9 @@ class Looks:
         finally:
             if change in self._waiting:  # whoever asked for it has gone
                 self._waiting.remove(change)
-        return await asyncio.wrap_future(change.outcome)
+        if change.outcome.done():
+            return change.outcome.result()
+        return await asyncio.wrap_future(change.outcome)  # some thread is at it
 
     def _next_ones(self) -> Sequence[_Change[Any]]:
         count = min(len(self._waiting), CHANGES_AT_ONCE)

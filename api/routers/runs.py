@@ -336,12 +336,16 @@ def _read(session: Session, run: Run | Row[Any]) -> RunRead:
 
 def _read_all(session: Session, runs: Sequence[Run | Row[Any]]) -> list[RunRead]:
     positions = queries.queue_positions(session, runs)
-    adapters = queries.adapter_ids(session, runs)
     lacking = queries.lacking_gpus(session, runs)
     return [
-        _show(run, positions.get(run.id), lacking.get(run.id), adapters.get(run.id))
+        _show(run, positions.get(run.id), lacking.get(run.id), _adapter_of(session, run))
         for run in runs
     ]
+
+
+def _adapter_of(session: Session, run: Run | Row[Any]) -> str | None:
+    """A row comes with it."""
+    return queries.adapter_id(session, run) if isinstance(run, Run) else run.adapter_id
 
 
 def _show(

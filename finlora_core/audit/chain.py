@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 1000
 FEW = 10
-"""Entries: to know whether there is work, the first one is enough, unless somebody forged it."""
+"""Entries: enough to know whether there is work, unless somebody forged them."""
 
 OLD = timedelta(minutes=5)
 """Whatever is not sealed by then is not left to the sealer."""
@@ -56,8 +56,11 @@ class Sealer:
 
     def _has_work(self) -> bool:
         with self._database.reading() as session:
-            entries = session.scalars(_unsealed(AT_ONCE).execution_options(yield_per=FEW))
-            return any(_is_signed(self._key, each) for each in entries)
+            return any(
+                _is_signed(self._key, entry)
+                for limit in (FEW, AT_ONCE)
+                for entry in session.scalars(_unsealed(limit))
+            )
 
 
 def seal_next(session: Session, key: bytes, *, now: datetime) -> Seal:

@@ -54,7 +54,7 @@ def list_runs(
 
 
 def show_run(session: Session, owner: str, run_id: str) -> Row[Any]:
-    """The columns of a training that people see. Raises `NotFound`."""
+    """The columns of a training that people see, and its adapter's id. Raises `NotFound`."""
     asked = {"id": run_id, "owner": owner}
     run = session.connection().execute(_shown_one(), asked).one_or_none()
     if run is None:
@@ -129,13 +129,11 @@ def adapters(session: Session, runs: Sequence[Run]) -> Mapping[str, Adapter]:
     return {adapter.run_id: adapter for adapter in found if adapter.run_id is not None}
 
 
-def adapter_ids(session: Session, runs: Sequence[Run | Row[Any]]) -> Mapping[str, str]:
-    """What each run has published, by the run's id."""
-    succeeded = [run.id for run in runs if run.status is RunStatus.SUCCEEDED]
-    if not succeeded:
-        return {}
-    rows = session.execute(_ids_of_adapters(), {"run_ids": succeeded})
-    return {row.run_id: row.id for row in rows}
+def adapter_id(session: Session, run: Run) -> str | None:
+    """What the run has published."""
+    if run.status is not RunStatus.SUCCEEDED:
+        return None
+    return session.scalar(select(Adapter.id).where(Adapter.run_id == run.id))
 
 
 @cache  # to build such a statement takes as long as to execute it
@@ -153,7 +151,9 @@ def _shown_one() -> Select[Any]:
 def _shown() -> Select[Any]:
     columns = Run.__mapper__.columns.items()
     seen = [column.label(key) for key, column in columns if key not in _UNSEEN]
-    return select(*seen, cast(Run.config, Text).label("config_json"))
+    published = select(Adapter.id).where(Adapter.run_id == Run.id).scalar_subquery()
+    config = cast(Run.config, Text)
+    return select(*seen, config.label("config_json"), published.label("adapter_id"))
 
 
 def _of(query: Select[Any], owner: str, **wanted: Any) -> Select[Any]:
@@ -162,9 +162,3 @@ def _of(query: Select[Any], owner: str, **wanted: Any) -> Select[Any]:
     return query.where(
         *(getattr(Run, key) == value for key, value in columns.items() if value is not None)
     )
-
-
-@cache
-def _ids_of_adapters() -> Select[str | None, str]:
-    of_runs = Adapter.run_id.in_(bindparam("run_ids", expanding=True))
-    return select(Adapter.run_id, Adapter.id).where(of_runs)

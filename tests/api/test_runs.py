@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
+from api.looks import Looks
 from finlora_core.db.session import Database, now
 from finlora_core.runs import journal, lifecycle
 from finlora_core.runs.lifecycle import Lease
@@ -316,7 +317,8 @@ def away(client: TestClient) -> Iterator[None]:
     """The database refuses every connection."""
     url = make_url("postgresql://nobody@127.0.0.1:9/finlora")
     unreachable = Database.connect(url)
-    client.app.state.database = unreachable  # type: ignore[attr-defined]
+    state = client.app.state  # type: ignore[attr-defined]
+    state.database, state.looks = unreachable, Looks(unreachable)
     yield
     unreachable.close()
 
