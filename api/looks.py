@@ -15,12 +15,10 @@ from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from finlora_core.db.session import Database
-
-PAGES_AT_ONCE = 2
-"""That are read from SQLite at the same time: a long one holds up nobody's short one."""
 
 THREADS = 4
 """That wait for PostgreSQL in each of the ways below: more would compete for Python's lock."""
@@ -44,18 +42,18 @@ class Looks:
         self._database = database
         is_near = database.is_in_process
         self._glances = CapacityLimiter(THREADS)
-        self._readers = CapacityLimiter(PAGES_AT_ONCE if is_near else THREADS)
+        self._readers = CapacityLimiter(1 if is_near else THREADS)
         self._writers = CapacityLimiter(1)
         self._waiting: deque[_Change[Any]] = deque()
         self._line = asyncio.Lock()
 
-    async def glance(self, look: Callable[[Session], Seen]) -> Seen:
+    async def glance(self, look: Callable[[Connection], Seen]) -> Seen:
         """A few rows, found by their keys: in SQLite a call that takes less than a thread does."""
         if self._database.is_in_process:
             return self._look(look)
         return await run_sync(self._look, look, limiter=self._glances)
 
-    async def browse(self, look: Callable[[Session], Seen]) -> Seen:
+    async def browse(self, look: Callable[[Connection], Seen]) -> Seen:
         """A page of rows."""
         return await run_sync(self._look, look, limiter=self._readers)
 
@@ -105,9 +103,9 @@ class Looks:
             for (outcome, _), value in zip(works, done, strict=True):
                 outcome.set_result(value)
 
-    def _look(self, look: Callable[[Session], Seen]) -> Seen:
-        with self._database.reading() as session:
-            return look(session)
+    def _look(self, look: Callable[[Connection], Seen]) -> Seen:
+        with self._database.looking() as connection:
+            return look(connection)
 
 
 def _do(work: Work[Done], session: Session) -> Done:

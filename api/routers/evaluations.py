@@ -231,7 +231,7 @@ def _read(session: Session, run: Run) -> EvaluationRead:
 
 
 def _read_all(session: Session, runs: Sequence[Run]) -> list[EvaluationRead]:
-    positions = queries.queue_positions(session, runs)
+    positions = queries.queue_positions(session.connection(), runs)
     found = results.results_of(session, [run.id for run in runs])
     return [_show(run, positions.get(run.id), found.get(run.id, ())) for run in runs]
 

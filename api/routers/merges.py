@@ -287,7 +287,7 @@ def _read(session: Session, run: Run) -> MergeRead:
 
 
 def _read_all(session: Session, runs: Sequence[Run]) -> list[MergeRead]:
-    positions = queries.queue_positions(session, runs)
+    positions = queries.queue_positions(session.connection(), runs)
     models = results.merged_models(session, [run.id for run in runs])
     return [_show(run, positions.get(run.id), models.get(run.id)) for run in runs]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 from sqlalchemy.orm import Session
 
 from api.access import requires
@@ -191,9 +191,9 @@ async def list_runs(
 ) -> Response:
     """Newest first, page by page."""
 
-    def look(session: Session) -> Response:
+    def look(connection: Connection) -> Response:
         page = queries.show_runs(
-            session,
+            connection,
             caller.owner,
             status=status,
             name=name,
@@ -201,7 +201,7 @@ async def list_runs(
             cursor=cursor,
             limit=limit,
         )
-        data = _read_all(session, page.rows)
+        data = _read_all(connection, page.rows)
         return as_json(RunPage(data=data, next_cursor=page.next_cursor))
 
     return await looks.browse(look)
@@ -211,8 +211,8 @@ async def list_runs(
 async def get_run(run_id: RunId, caller: Reader, looks: LooksDep) -> Response:
     """Status, phase, progress, and why it failed if it did."""
 
-    def look(session: Session) -> RunRead:
-        return _read(session, queries.show_run(session, caller.owner, run_id))
+    def look(connection: Connection) -> RunRead:
+        return _read_all(connection, [queries.show_run(connection, caller.owner, run_id)])[0]
 
     return as_json(await looks.glance(look))
 
@@ -330,22 +330,22 @@ def _steer(
         return _read(session, move(session, run_id, now=at))
 
 
-def _read(session: Session, run: Run | Row[Any]) -> RunRead:
-    return _read_all(session, [run])[0]
+def _read(session: Session, run: Run) -> RunRead:
+    return _read_all(session.connection(), [run])[0]
 
 
-def _read_all(session: Session, runs: Sequence[Run | Row[Any]]) -> list[RunRead]:
-    positions = queries.queue_positions(session, runs)
-    lacking = queries.lacking_gpus(session, runs)
+def _read_all(connection: Connection, runs: Sequence[Run | Row[Any]]) -> list[RunRead]:
+    positions = queries.queue_positions(connection, runs)
+    lacking = queries.lacking_gpus(connection, runs)
     return [
-        _show(run, positions.get(run.id), lacking.get(run.id), _adapter_of(session, run))
+        _show(run, positions.get(run.id), lacking.get(run.id), _adapter_of(connection, run))
         for run in runs
     ]
 
 
-def _adapter_of(session: Session, run: Run | Row[Any]) -> str | None:
+def _adapter_of(connection: Connection, run: Run | Row[Any]) -> str | None:
     """A row comes with it."""
-    return queries.adapter_id(session, run) if isinstance(run, Run) else run.adapter_id
+    return queries.adapter_id(connection, run) if isinstance(run, Run) else run.adapter_id
 
 
 def _show(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, tuple_
+from sqlalchemy import Connection, Select, tuple_
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models.base import Listed
@@ -32,11 +32,11 @@ def page(
 
 
 def page_of_columns(
-    session: Session, query: Select[Any], model: type[Listed], cursor: str | None, limit: int
+    connection: Connection, query: Select[Any], model: type[Listed], cursor: str | None, limit: int
 ) -> Page[Any]:
     """The same of a query of columns, `id` and `created_at` among them: to make objects of the
     rows takes as long as to read them."""
-    rows = session.connection().execute(_after(query, model, cursor, limit)).all()
+    rows = connection.execute(_after(query, model, cursor, limit)).all()
     return _cut(rows, limit)
 
 

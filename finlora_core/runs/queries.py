@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Select, Text, bindparam, cast, func, select
+from sqlalchemy import Connection, Row, Select, Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.db.models import Adapter, Run, RunAttempt, Worker
@@ -53,17 +53,17 @@ def list_runs(
     return page(session, own, Run, cursor, limit)
 
 
-def show_run(session: Session, owner: str, run_id: str) -> Row[Any]:
+def show_run(connection: Connection, owner: str, run_id: str) -> Row[Any]:
     """The columns of a training that people see, and its adapter's id. Raises `NotFound`."""
     asked = {"id": run_id, "owner": owner}
-    run = session.connection().execute(_shown_one(), asked).one_or_none()
+    run = connection.execute(_shown_one(), asked).one_or_none()
     if run is None:
         raise NotFound(RunKind.TRAINING.word, run_id)
     return run
 
 
 def show_runs(
-    session: Session,
+    connection: Connection,
     owner: str,
     *,
     status: RunStatus | None,
@@ -74,24 +74,24 @@ def show_runs(
 ) -> Page[Any]:
     """`show_run` of each, newest first. Raises `InvalidCursor`."""
     own = _of(_shown(), owner, kind=RunKind.TRAINING, status=status, name=name, variant=variant)
-    return page_of_columns(session, own, Run, cursor, limit)
+    return page_of_columns(connection, own, Run, cursor, limit)
 
 
-def queue_positions(session: Session, runs: Sequence[Run | Row[Any]]) -> Mapping[str, int]:
+def queue_positions(connection: Connection, runs: Sequence[Run | Row[Any]]) -> Mapping[str, int]:
     """By id, of those that wait: see `turns.places`."""
     waiting = [run for run in runs if run.status is RunStatus.QUEUED]
     found: dict[str, int] = {}
     for owner in {run.owner for run in waiting}:
-        found |= places(session, owner, [run.id for run in waiting if run.owner == owner])
+        found |= places(connection, owner, [run.id for run in waiting if run.owner == owner])
     return found
 
 
-def lacking_gpus(session: Session, runs: Sequence[Run | Row[Any]]) -> Mapping[str, str]:
+def lacking_gpus(connection: Connection, runs: Sequence[Run | Row[Any]]) -> Mapping[str, str]:
     """By id, of those that wait: what none of the workers has; nothing of runs on one GPU."""
     waiting = [run for run in runs if run.status is RunStatus.QUEUED and run.gpus > 1]
     if not waiting:
         return {}
-    most = session.scalar(select(func.max(Worker.gpus))) or 0
+    most = connection.scalar(select(func.max(Worker.gpus))) or 0
     return {
         run.id: f"a worker with {run.gpus} GPUs; the largest that is up has {most}"
         for run in waiting
@@ -129,11 +129,11 @@ def adapters(session: Session, runs: Sequence[Run]) -> Mapping[str, Adapter]:
     return {adapter.run_id: adapter for adapter in found if adapter.run_id is not None}
 
 
-def adapter_id(session: Session, run: Run) -> str | None:
+def adapter_id(connection: Connection, run: Run) -> str | None:
     """What the run has published."""
     if run.status is not RunStatus.SUCCEEDED:
         return None
-    return session.scalar(select(Adapter.id).where(Adapter.run_id == run.id))
+    return connection.scalar(select(Adapter.id).where(Adapter.run_id == run.id))
 
 
 @cache  # to build such a statement takes as long as to execute it

@@ -67,5 +67,5 @@ def test_a_run_says_which_worker_it_waits_for(
             workers.check_in(session, f"w{gpus}", "host", gpus=gpus, now=NOON, since=DEATH)
     with database.reading() as session:
         runs = [queries.get_any_run(session, id) for id in line]
-        lacking = queries.lacking_gpus(session, runs)
+        lacking = queries.lacking_gpus(session.connection(), runs)
     assert lacking == ({line[0]: said} if said else {})

@@ -299,7 +299,7 @@ def test_places_in_the_queue_are_the_order_of_claiming(database: Database) -> No
     ids = [create(database, after=n, owner=owner) for n, owner in enumerate("aaabac")]
     ids.append(create(database, after=9, owner="a", priority=1))
     with database.reading() as session:
-        places = queue_positions(session, [get(database, id) for id in ids])
+        places = queue_positions(session.connection(), [get(database, id) for id in ids])
     taken = [lease.run_id for turn in ids if (lease := claim(database, after=20))]
     assert [places[id] for id in taken] == list(range(len(ids)))
 
@@ -309,7 +309,7 @@ def test_a_place_counts_what_its_owner_has_in_training(database: Database) -> No
     training = [claim(database, after=20 + turn) for turn in range(4)]  # a, b, c and a again
     left = [id for id in ids if id not in [lease.run_id for lease in training if lease]]
     with database.reading() as session:
-        places = queue_positions(session, [get(database, id) for id in left])
+        places = queue_positions(session.connection(), [get(database, id) for id in left])
     taken = [lease.run_id for turn in left if (lease := claim(database, after=30))]
     assert [places[id] for id in taken] == list(range(len(left)))
 

@@ -110,7 +110,7 @@ def test_the_queue_position_counts_the_runs_ahead(database: Database) -> None:
     ids = [create(database, second=second) for second in range(3)]
     with database.reading() as session:
         runs = [queries.get_any_run(session, run_id) for run_id in ids]
-        assert queries.queue_positions(session, runs[1:]) == {ids[1]: 1, ids[2]: 2}
+        assert queries.queue_positions(session.connection(), runs[1:]) == {ids[1]: 1, ids[2]: 2}
 
 
 def test_a_long_line_is_counted_as_far_as_it_is_said(database: Database) -> None:
@@ -120,7 +120,9 @@ def test_a_long_line_is_counted_as_far_as_it_is_said(database: Database) -> None
         rest = [_waiting_like(first, second) for second in range(3, COUNTED + 3)]
         session.add_all(rest)
     with database.reading() as session:
-        places = queries.queue_positions(session, [first, rest[0], rest[-4], *rest[-3:]])
+        places = queries.queue_positions(
+            session.connection(), [first, rest[0], rest[-4], *rest[-3:]]
+        )
     assert sorted(places.values()) == [0, 3, COUNTED - 1, COUNTED, COUNTED, COUNTED]
 
 
