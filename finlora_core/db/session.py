@@ -12,9 +12,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-ENGINE = {"pool_size": 5, "max_overflow": 40, "hide_parameters": True}
+ENGINE = {"pool_size": 5, "max_overflow": 40, "pool_use_lifo": True, "hide_parameters": True}
 """Room for each of the 40 threads that FastAPI runs endpoints on, for the event loop's and for
-the duties beside them; most are closed after use.
+the duties beside them; most are closed after use. The last one used is used next: SQLite's forgets
+its pages when another one writes, and PostgreSQL's has its plans.
 What a statement was given may be a secret: an exception, which gets logged, does not show it."""
 
 PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
