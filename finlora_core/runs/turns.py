@@ -125,7 +125,7 @@ def _served(owner: ColumnElement[str]) -> ColumnElement[datetime | None]:
     run = aliased(Run)
     return (
         select(func.max(run.started_at))
-        .where(run.owner == owner)
+        .where(run.owner == owner, run.started_at.is_not(None))
         .scalar_subquery()
         .label("served")
     )

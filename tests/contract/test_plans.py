@@ -6,16 +6,17 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, literal, select
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters import registry
-from finlora_core.audit import log
+from finlora_core.audit import chain, log
 from finlora_core.audit.action import Action
 from finlora_core.audit.log import Filters
 from finlora_core.db.session import Database
 from finlora_core.evaluation import comparisons
-from finlora_core.runs import lifecycle, queries
+from finlora_core.runs import lifecycle, queries, turns
+from finlora_core.runs.kind import RunKind
 from finlora_core.runs.status import RunStatus
 from finlora_core.stages.stage import Stage
 from tests.support import NOON
@@ -28,7 +29,21 @@ SORTED = ("TEMP B-TREE", "Sort")
 
 def runs(**wanted: Any) -> Ask:
     filters = {"status": None, "name": None, "variant": None, **wanted}
-    return lambda session: queries.list_runs(session, "ann", **filters, cursor=None, limit=9)
+    return lambda session: queries.show_runs(
+        session.connection(), "ann", **filters, cursor=None, limit=9
+    )
+
+
+def evaluations(session: Session) -> None:
+    queries.list_runs(
+        session,
+        "ann",
+        kind=RunKind.EVALUATION,
+        status=None,
+        name=None,
+        cursor=None,
+        limit=9,
+    )
 
 
 def adapters(**wanted: Any) -> Ask:
@@ -45,11 +60,20 @@ def claim(session: Session) -> None:
     session.execute(lifecycle._first_in_line("ann", NOON + timedelta(days=1), gpus=1))
 
 
+def served(session: Session) -> None:
+    session.execute(select(turns._served(literal("ann"))))
+
+
+def newest_seal(session: Session) -> None:
+    session.execute(chain._NEWEST)
+
+
 PLANS = {
     "runs": ("ix_runs_page", runs()),
     "runs by status": ("ix_runs_status_page", runs(status=RunStatus.FAILED)),
     "runs by name": ("ix_runs_name_page", runs(name="n")),
     "runs by variant": ("ix_runs_variant_page", runs(variant="fp16_r8")),
+    "evaluations": ("ix_runs_page", evaluations),
     "adapters": ("ix_adapters_page", adapters()),
     "adapters by name": ("ix_adapters_name_page", adapters(name="n")),
     "adapters by variant": ("ix_adapters_variant_page", adapters(variant="fp16_r8")),
@@ -68,6 +92,8 @@ PLANS = {
     "the audit log by action": ("ix_audit_log_action", entries(action=Action.RUN_CREATED)),
     "the audit log by object": ("ix_audit_log_object_id", entries(object_id="run_1")),
     "the next run": ("ix_runs_claim", claim),
+    "who was served when": ("ix_runs_turn", served),
+    "the newest seal": ("uq_audit_log_number", newest_seal),
 }
 
 

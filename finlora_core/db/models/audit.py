@@ -14,7 +14,13 @@ class AuditEntry(Base):
 
     __tablename__ = "audit_log"
     __table_args__ = (
-        Index("uq_audit_log_number", "number", unique=True),
+        Index(
+            "uq_audit_log_number",
+            "number",
+            unique=True,
+            sqlite_where=text("number IS NOT NULL"),
+            postgresql_where=text("number IS NOT NULL"),
+        ),
         Index(
             "ix_audit_log_unsealed",
             "id",
