@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from finlora_core.db.session import Database
@@ -25,6 +27,9 @@ THREADS = 4
 
 CHANGES_AT_ONCE = 32
 """In one transaction: SQLite's other writers wait for its end."""
+
+DEADLOCK = "40P01"
+"""PostgreSQL's SQLSTATE: another process's group has waited for ours."""
 
 Seen = TypeVar("Seen")
 Done = TypeVar("Done")
@@ -94,11 +99,12 @@ class Looks:
             with self._database.transaction() as session:
                 done = [_do(work, session) for _, work in works]
         except Exception as error:
-            if len(works) == 1:
-                works[0][0].set_exception(error)
+            if len(works) > 1 and not _concerns_all(error):
+                for one in works:
+                    self._commit([one])
                 return
-            for one in works:
-                self._commit([one])
+            for outcome, _ in works:
+                outcome.set_exception(error)
         else:
             for (outcome, _), value in zip(works, done, strict=True):
                 outcome.set_result(value)
@@ -106,6 +112,13 @@ class Looks:
     def _look(self, look: Callable[[Connection], Seen]) -> Seen:
         with self._database.looking() as connection:
             return look(connection)
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether the database is away, or somebody has locked it: each alone would wait as long."""
+    if not isinstance(error, OperationalError | PoolTimeout):
+        return False
+    return getattr(getattr(error, "orig", None), "sqlstate", None) != DEADLOCK
 
 
 def _do(work: Work[Done], session: Session) -> Done:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.looks import CHANGES_AT_ONCE, Looks
+from api.looks import CHANGES_AT_ONCE, DEADLOCK, Looks
 from finlora_core.db.session import Database, now
 from finlora_core.idempotency import make_once
 
@@ -108,6 +109,31 @@ def test_one_that_fails_takes_no_other_with_it(looks: Looks, database: Database)
     assert found[::2] == [1, 3]
     assert isinstance(found[1], PermissionError)
     assert notes(database) == [1, 3]
+
+
+class _Refusal(Exception):
+    def __init__(self, sqlstate: str | None) -> None:
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(("sqlstate", "tries"), [(None, 1), (DEADLOCK, 2)])
+def test_nobody_tries_alone_where_the_database_is_away(
+    looks: Looks, database: Database, sqlstate: str | None, tries: int
+) -> None:
+    tried: list[int] = []
+
+    def note(session: Session) -> int:
+        tried.append(1)
+        return noting(1)(session)
+
+    def fail(session: Session) -> int:
+        raise OperationalError("INSERT", {}, _Refusal(sqlstate))
+
+    both = looks.change(lambda: note), looks.change(lambda: fail)
+    noted, failed = asyncio.run(behind_a_slow_one(looks, *both))
+    assert isinstance(failed, OperationalError)
+    assert len(tried) == tries
+    assert (notes(database) == [1]) == (noted == 1) == (sqlstate == DEADLOCK)
 
 
 def test_what_cannot_be_prepared_is_no_part_of_it(looks: Looks, database: Database) -> None:
