@@ -47,8 +47,8 @@ class NewRun(Generic[Data, Read]):
 
 @dataclass(frozen=True)
 class NewRuns:
-    """Where new runs go, for one request. One dependency, since each takes FastAPI as long as
-    a row of the database."""
+    """Where new runs go, for one request. One dependency instead of seven: FastAPI takes its time
+    for each."""
 
     settings: Settings
     datasets: DatasetChecker
