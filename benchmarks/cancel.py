@@ -156,7 +156,7 @@ def main() -> int:
     try:
         runs, left = measure(folder, settings)
     finally:
-        _leave_nothing(settings.home_dir)
+        _leave_nothing(settings.home)
         shutil.rmtree(folder, ignore_errors=True)
     figures = summarise(runs, left)
     for kind in ("polite", "stubborn"):
@@ -178,14 +178,14 @@ def measure(folder: Path, settings: Settings) -> tuple[Sequence[Cancelled], Sequ
         parts.start()
         with Client(parts.url, read_key(settings)) as client:
             numbers = {_post(client, number): number for number in range(2 * RUNS)}
-            bench = Bench(settings.home_dir, client, numbers, settings.heartbeat_seconds)
+            bench = Bench(settings.home, client, numbers, settings.heartbeat_seconds)
             bench.run(
                 lambda text: print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
             )
     finally:
         parts.stop()
-    eventually(lambda: not leftovers(settings.home_dir), seconds=3)
-    return list(bench.seen.values()), leftovers(settings.home_dir)
+    eventually(lambda: not leftovers(settings.home), seconds=3)
+    return list(bench.seen.values()), leftovers(settings.home)
 
 
 def summarise(runs: Sequence[Cancelled], left: Sequence[str]) -> dict[str, Any]:

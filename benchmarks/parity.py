@@ -79,7 +79,7 @@ def serving(configs: Mapping[str, Any], folder: Path) -> Iterator[TestClient]:
             target.resolve().parent.mkdir(parents=True, exist_ok=True)
             target.write_text(given.read_text() if given.is_file() else TWO_ROWS)
         settings = load_settings(home=Path(temporary, "home"), dataset_roots=str(checkout))
-        settings.home_dir.mkdir()
+        settings.home.mkdir()
         database = Database.connect(settings.database)
         migrate(database)
         make_first_key(database, settings)

@@ -7,13 +7,13 @@ runtimes put them.
 """
 
 from collections.abc import Mapping
-from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from limits import parse_many
 from pydantic import (
+    AfterValidator,
     Field,
     SecretStr,
     StringConstraints,
@@ -51,6 +51,10 @@ def _default_home() -> Path:
     return Path.home() / ".finlora"
 
 
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
 class Settings(BaseSettings):
     """Frozen; paths are made absolute. Durations are in seconds, sizes in MiB."""
 
@@ -58,8 +62,9 @@ class Settings(BaseSettings):
         env_prefix="FINLORA_", frozen=True, extra="forbid", env_ignore_empty=True
     )
 
-    home: Path = Field(
+    home: Annotated[Path, AfterValidator(_absolute)] = Field(
         default_factory=_default_home,
+        validate_default=True,
         description="The one folder that holds the database, the queue, run folders and, unless "
         "set otherwise, datasets, models and adapters.",
     )
@@ -291,49 +296,45 @@ class Settings(BaseSettings):
             pass
         raise ValueError("must be like 10/second or 600/minute, or off")
 
-    @cached_property  # nearly all of the others begin with it
-    def home_dir(self) -> Path:
-        return self.home.expanduser().resolve()
-
     @property
     def adapters(self) -> Path:
-        return (self.adapters_dir or self.home_dir / "lora_adaptors").expanduser().resolve()
+        return (self.adapters_dir or self.home / "lora_adaptors").expanduser().resolve()
 
     @property
     def runs(self) -> Path:
-        return (self.runs_dir or self.home_dir / "runs").expanduser().resolve()
+        return (self.runs_dir or self.home / "runs").expanduser().resolve()
 
     @property
     def uploads(self) -> Path:
-        return (self.uploads_dir or self.home_dir / "uploads").expanduser().resolve()
+        return (self.uploads_dir or self.home / "uploads").expanduser().resolve()
 
     @property
     def datasets(self) -> tuple[Path, ...]:
-        return _resolved(self.dataset_roots) or (self.home_dir / "datasets",)
+        return _resolved(self.dataset_roots) or (self.home / "datasets",)
 
     @property
     def models(self) -> tuple[Path, ...]:
-        return _resolved(self.models_dirs) or (self.home_dir / "models",)
+        return _resolved(self.models_dirs) or (self.home / "models",)
 
     @property
     def fetched_models(self) -> Path:
         """Copies from the hub, one folder a model."""
-        return self.home_dir / "hub"
+        return self.home / "hub"
 
     @property
     def redis_socket(self) -> Path:
-        return self.home_dir / "redis" / "redis.sock"
+        return self.home / "redis" / "redis.sock"
 
     @property
     def playground(self) -> Path:
         """The socket."""
-        named = self.playground_socket or self.home_dir / "playground" / "sock"
+        named = self.playground_socket or self.home / "playground" / "sock"
         return named.expanduser().resolve()
 
     @property
     def database(self) -> URL:
         """The URL to connect to, its password included: never log it."""
-        url = make_url(self.database_url or f"sqlite:///{self.home_dir / 'finlora.db'}")
+        url = make_url(self.database_url or f"sqlite:///{self.home / 'finlora.db'}")
         return _with_password(url, self.database_password)
 
     @property
@@ -348,7 +349,7 @@ class Settings(BaseSettings):
     def environment(self) -> Mapping[str, str]:
         """The same settings as variables for a child process, its paths absolute."""
         values = dict(self)
-        values |= {"home": self.home_dir, "adapters_dir": self.adapters, "runs_dir": self.runs}
+        values |= {"adapters_dir": self.adapters, "runs_dir": self.runs}
         values |= {"dataset_roots": self.datasets, "models_dirs": self.models}
         values |= {"uploads_dir": self.uploads, "playground_socket": self.playground}
         return {

@@ -123,13 +123,13 @@ class Stack:
             self._lock.close()
 
     def log(self, name: str) -> Path:
-        return self.settings.home_dir / "logs" / f"{name}.log"
+        return self.settings.home / "logs" / f"{name}.log"
 
     def _make_folders(self) -> None:
         settings = self.settings
         named = (*settings.datasets, *settings.models)  # elsewhere, they are the user's to make
-        own = [folder for folder in named if folder.is_relative_to(settings.home_dir)]
-        folders = [settings.home_dir / "logs", settings.runs, settings.adapters, *own]
+        own = [folder for folder in named if folder.is_relative_to(settings.home)]
+        folders = [settings.home / "logs", settings.runs, settings.adapters, *own]
         try:
             # the embedded Redis has no password: who may enter this folder may use it
             settings.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -143,12 +143,12 @@ class Stack:
 
     def _lock_home(self) -> None:
         """Held until we end, however we end."""
-        lock = self._lock = (self.settings.home_dir / "up.lock").open("w")
+        lock = self._lock = (self.settings.home / "up.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(
-                f"another `finlora up` is using {self.settings.home_dir}; stop that one, or "
+                f"another `finlora up` is using {self.settings.home}; stop that one, or "
                 "give this one a home of its own with --home"
             ) from None
 
@@ -162,7 +162,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=self.settings.home_dir,
+                cwd=self.settings.home,
                 env={**os.environ, **self.settings.environment()},
                 start_new_session=True,  # Ctrl-C reaches only us: we stop them in order
                 preexec_fn=_die_with_parent,

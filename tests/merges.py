@@ -37,7 +37,7 @@ def write_model(folder: Path) -> None:
 
 def end_merge(database: Database, settings: Settings, id: str, **figures: float) -> None:
     """Of the merge that is the first in line."""
-    store, output = MergedStore(settings.adapters), settings.home_dir / "merged"
+    store, output = MergedStore(settings.adapters), settings.home / "merged"
     write_model(output)
     with database.transaction() as session:
         ttl = timedelta(minutes=2)

@@ -246,7 +246,12 @@ CLAIM = (
     Mutant("how long a run has waited does not count", TURNS, "Run.queued_at, Run.id)", "Run.id)"),
     Mutant("equal runs come in no order", TURNS, "Run.queued_at, Run.id)", "Run.queued_at)"),
     Mutant("an owner's first turn counts as the last", TURNS, "func.max(", "func.min("),
-    Mutant("others' turns count as one's own", TURNS, "        .where(run.owner == owner)\n"),
+    Mutant(
+        "others' turns count as one's own",
+        TURNS,
+        "run.owner == owner, run.started_at",
+        "run.started_at",
+    ),
     Mutant(
         "others' trainings count as one's own",
         TURNS,

@@ -104,7 +104,7 @@ def serving(settings: Settings) -> Iterator[Service]:
         migrate(database)
         store = AdapterStore(settings.adapters)
         write_dataset(settings.datasets[0] / "train.jsonl")
-        publish(database, store, settings.home_dir / "output")
+        publish(database, store, settings.home / "output")
         own = make_key(database, settings, scopes=OWN)
         key = make_key(database, settings)
         app = create_app(settings=settings, database=database, queue=ListQueue(), store=store)

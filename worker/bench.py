@@ -53,7 +53,7 @@ class Bench:
         return MergedStore(self.settings.adapters)
 
     def gpu_lock(self, gpu: str) -> Path:
-        return gpu_lock(self.settings.home_dir, gpu)
+        return gpu_lock(self.settings.home, gpu)
 
     def free_gpus(self) -> Sequence[str]:
         """Those on which no other worker of this host, nor what one left behind, trains."""

@@ -63,7 +63,7 @@ def playground_environment(settings: Settings, gpus: Sequence[str]) -> Mapping[s
     )
     values = settings.environment()
     return {
-        **_bare(settings.home_dir / "playground" / "cache"),
+        **_bare(settings.home / "playground" / "cache"),
         **{f"FINLORA_{name}": values[f"FINLORA_{name}"] for name in own},
         "CUDA_VISIBLE_DEVICES": ",".join(gpus),
         "HF_HUB_OFFLINE": "1",

@@ -162,7 +162,7 @@ def create_playground(playground: Playground) -> Starlette:
 def serve(settings: Settings) -> None:
     hardware = detect(settings.device)
     gpus = gpus_of(hardware)
-    lock = gpu_lock(settings.home_dir, gpus[0]) if gpus else None
+    lock = gpu_lock(settings.home, gpus[0]) if gpus else None
     playground = Playground(
         Desk(hardware, lock),
         wait=settings.playground_wait_seconds,

@@ -70,7 +70,7 @@ def _database(db: Database) -> Literal["ok", "unreachable"]:
 
 def _disk(settings: Settings) -> Literal["ok", "low"]:
     try:
-        free = shutil.disk_usage(settings.home_dir).free // MIB
+        free = shutil.disk_usage(settings.home).free // MIB
     except OSError:  # no home yet: there is nothing to write to
         return "low"
     return "ok" if free >= settings.min_free_disk_mib else "low"

@@ -16,7 +16,7 @@ from finlora_core.settings import Settings
 
 
 def key_file(settings: Settings) -> Path:
-    return settings.home_dir / "api_key"
+    return settings.home / "api_key"
 
 
 def read_key(settings: Settings) -> str | None:

@@ -23,7 +23,7 @@ def load_pepper(settings: Settings) -> bytes:
     if settings.key_pepper is not None:
         pepper = settings.key_pepper.get_secret_value().strip().encode()
         return _long_enough(pepper, "FINLORA_KEY_PEPPER")
-    path = settings.home_dir / "pepper"
+    path = settings.home / "pepper"
     try:
         if not path.exists():
             _make(path)

@@ -26,7 +26,7 @@ class Seal:
 
 
 def kept_file(settings: Settings) -> Path:
-    return settings.home_dir / "audit_head"
+    return settings.home / "audit_head"
 
 
 def keep(file: Path, seal: Seal) -> None:

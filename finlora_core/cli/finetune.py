@@ -104,7 +104,7 @@ def _train_here(chosen: NamedConfig, file: Path, settings: Settings) -> None:
     settings = _with_checkout(settings, file)
     locate_dataset(chosen.request.dataset_path, settings.datasets)  # before anything is started
     _require_none_running(settings)
-    say(f"Starting a service of its own in {settings.home_dir} (about 10 seconds) ...")
+    say(f"Starting a service of its own in {settings.home} (about 10 seconds) ...")
     posted: list[str] = []
     try:
         with running_stack(settings) as stack, Client(stack.url, stack.key) as client:

@@ -21,7 +21,7 @@ def up(port: Port = None, home: Home = None) -> None:
     try:
         settings = settings_of(port, home)
         stop_on_signals()
-        say(f"Starting in {settings.home_dir} (about 10 seconds) ...")
+        say(f"Starting in {settings.home} (about 10 seconds) ...")
         with running_stack(settings) as stack:
             _say_ready(settings, stack)
             _wait(stack)

@@ -87,7 +87,7 @@ class Faults:
 
     @property
     def home(self) -> Path:
-        return self.parts.settings.home_dir
+        return self.parts.settings.home
 
     def strike(self) -> None:
         """One fault; another one is drawn when the first finds no target."""

@@ -328,7 +328,7 @@ def _settings(home: Path, server: DatabaseServer, **given: Any) -> Settings:
 
 def prepare_files(folder: Path, settings: Settings, kind: str, seed: int) -> Plan:
     """Folders, a dataset, a base model nobody opens, and what the trainers copy."""
-    for path in (settings.home_dir / "logs", settings.redis_socket.parent, folder / "oracle"):
+    for path in (settings.home / "logs", settings.redis_socket.parent, folder / "oracle"):
         path.mkdir(parents=True)
     write_dataset(settings.datasets[0] / "train.jsonl")
     model = settings.models[0] / BASE_MODEL

@@ -101,7 +101,7 @@ class Parts:
 
     def __init__(self, settings: Settings, plan: Plan, *, workers: int) -> None:
         self.settings = settings
-        home = settings.home_dir
+        home = settings.home
         env = {**os.environ, **settings.environment(), PLAN: plan.to_json()}
         env |= {"PYTHONPATH": str(REPOSITORY), "PYTHONFAULTHANDLER": "1"}
         self.redis = Part("redis", redis_command(settings.redis_socket), env, home)

@@ -181,7 +181,7 @@ def test_every_folder_in_the_settings_is_mounted(
     service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(service, tmp_path / "secrets", monkeypatch)
-    folders = {settings.home_dir, settings.adapters, *settings.datasets, *settings.models}
+    folders = {settings.home, settings.adapters, *settings.datasets, *settings.models}
     assert {str(folder) for folder in folders} == mounts(service).keys()
 
 

@@ -108,7 +108,7 @@ def test_a_job_of_the_openai_package_is_a_real_training_that_can_be_read_and_hol
     assert all(loss > 0 for loss in losses)
     assert "Training completed" in httpx.get(f"{url}/logs", headers=headers).text
     assert "adapter: lora" in httpx.get(f"{url}/config.yaml", headers=headers).text
-    files = [file for file in stack.settings.home_dir.rglob("*") if file.is_file()]
+    files = [file for file in stack.settings.home.rglob("*") if file.is_file()]
     assert {"finlora.db", "adapter_model.safetensors"} <= {file.name for file in files}
     assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
 

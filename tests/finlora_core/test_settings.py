@@ -35,7 +35,7 @@ def refusal(**overrides: Any) -> str:
 
 def test_by_default_everything_lies_in_one_folder(tmp_path: Path) -> None:
     found, home = load_settings(), tmp_path / ".finlora"
-    assert found.home_dir == home
+    assert found.home == home
     assert found.adapters == home / "lora_adaptors"
     assert found.runs == home / "runs"
     assert found.datasets == (home / "datasets",)
@@ -69,11 +69,11 @@ def test_lists_are_split_at_colons_and_made_absolute(
 @pytest.mark.parametrize("value", ["", ":"])
 def test_an_empty_list_is_the_default(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINLORA_DATASET_ROOTS", value)
-    assert load_settings().datasets == (load_settings().home_dir / "datasets",)
+    assert load_settings().datasets == (load_settings().home / "datasets",)
 
 
 def test_a_home_may_start_with_a_tilde(tmp_path: Path) -> None:
-    assert load_settings(home="~/x", adapters_dir="~/y").home_dir == tmp_path / "x"
+    assert load_settings(home="~/x", adapters_dir="~/y").home == tmp_path / "x"
     assert load_settings(home="~/x", adapters_dir="~/y").adapters == tmp_path / "y"
 
 
@@ -211,7 +211,7 @@ def test_a_child_process_gets_the_same_settings_wherever_it_runs(
         hf_token="token",
         lease_seconds=200.5,
     )
-    names = ("home_dir", "adapters", "datasets", "models", "database", "broker", "hf_token",
+    names = ("home", "adapters", "datasets", "models", "database", "broker", "hf_token",
              "lease_seconds", "port")  # fmt: skip
     expected = {name: getattr(found, name) for name in names}
     variables = found.environment()

@@ -49,7 +49,7 @@ def test_the_pepper_is_made_once_and_for_its_owner_only(settings: Settings) -> N
     with ThreadPoolExecutor(8) as pool:
         peppers = set(pool.map(lambda _: load_pepper(settings), range(8)))
     assert len(peppers) == 1
-    path = settings.home_dir / "pepper"
+    path = settings.home / "pepper"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["pepper"]
 
@@ -57,13 +57,13 @@ def test_the_pepper_is_made_once_and_for_its_owner_only(settings: Settings) -> N
 def test_a_pepper_that_is_given_is_used_and_none_is_made(settings: Settings) -> None:
     given = settings.model_copy(update={"key_pepper": SecretStr("p" * 32)})
     assert load_pepper(given) == b"p" * 32
-    assert not (settings.home_dir / "pepper").exists()
+    assert not (settings.home / "pepper").exists()
 
 
 def test_a_short_pepper_is_refused(settings: Settings) -> None:
     short = settings.model_copy(update={"key_pepper": SecretStr("short")})
     with pytest.raises(InvalidSettings, match="at least 16 bytes"):
         load_pepper(short)
-    Path(settings.home_dir / "pepper").write_bytes(b"")
+    Path(settings.home / "pepper").write_bytes(b"")
     with pytest.raises(InvalidSettings, match="at least 16 bytes"):
         load_pepper(settings)

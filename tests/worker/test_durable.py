@@ -380,7 +380,7 @@ def test_a_worker_whose_gpu_is_in_use_claims_nothing(
     bench_with: BenchWith, run_id: str, seen: Seen
 ) -> None:
     bench = replace(bench_with("train(3)"), gpus=["GPU-1"])
-    with hold(bench.settings.home_dir / "locks" / "GPU-1"):
+    with hold(bench.settings.home / "locks" / "GPU-1"):
         work_until_idle(bench)
         assert (seen().status, seen().attempt) == (RunStatus.QUEUED, 0)
     work_until_idle(bench)

@@ -304,7 +304,7 @@ def test_free_text_has_a_bertscore_where_its_model_is_at_hand(
 
 
 def saying(bench: Bench, lines: str) -> Bench:
-    script = bench.settings.home_dir / "evaluator.py"
+    script = bench.settings.home / "evaluator.py"
     prologue = "import os, sys, time\nfrom pathlib import Path\n"
     root = "root = Path(os.environ['FINLORA_ATTEMPT_DIR'])\n"
     script.write_text(prologue + root + lines)

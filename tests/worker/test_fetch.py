@@ -33,7 +33,7 @@ def test_a_missing_base_model_is_fetched_once_and_kept(
     work_until_idle(bench)
     run = seen()
     assert run.status is RunStatus.SUCCEEDED, (run.error_code, run.error_log)
-    folder = bench.settings.home_dir / "hub" / "finlora" / "tiny-llama"
+    folder = bench.settings.home / "hub" / "finlora" / "tiny-llama"
     assert {path.name for path in folder.iterdir()} == {*WANTED, ".cache"}
     assert f"base_model: {folder}" in (run.axolotl_yaml or "")
 
@@ -84,4 +84,4 @@ def test_what_the_hub_refuses_fails_the_run_with_its_reason(
     run = seen()
     assert (run.status, run.error_code) == (RunStatus.FAILED, failure)
     assert "finlora/tiny-llama" in (run.error_hint or "")
-    assert not (bench.settings.home_dir / "hub" / "finlora" / "tiny-llama").exists()
+    assert not (bench.settings.home / "hub" / "finlora" / "tiny-llama").exists()

@@ -183,7 +183,7 @@ def test_without_room_for_the_model_in_16_bits_nothing_is_begun(
 
 def saying(bench: Bench, lines: str, **figures: float) -> Bench:
     """Its process leaves a model that is as near as `figures` say, and then does `lines`."""
-    script = bench.settings.home_dir / "merger.py"
+    script = bench.settings.home / "merger.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path.cwd())!r})\n"
         "import json, os, time\n"

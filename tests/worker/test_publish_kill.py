@@ -86,7 +86,7 @@ class World:
 
     def count(self, work: Work) -> int:
         """How many calls it makes when nobody kills it."""
-        told = self.settings.home_dir / "calls"
+        told = self.settings.home / "calls"
         self.run(lambda database: told.write_text(str(_count(lambda: work(database)))))
         return int(told.read_text())
 

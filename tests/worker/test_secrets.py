@@ -114,7 +114,7 @@ def shown(
     def look() -> Mapping[str, str]:
         out, err = capfd.readouterr()
         places = {"log": caplog.text, "stdout": out, "stderr": err}
-        for file in planted.home_dir.rglob("*"):
+        for file in planted.home.rglob("*"):
             if file.is_file():
                 places[str(file)] = file.read_bytes().decode(errors="replace")
         with connected.reading() as session:
