@@ -11,7 +11,6 @@ from api.hub import Hub
 from api.looks import Looks
 from api.queue import WorkerQueue
 from finlora_core.adapters.store import AdapterStore, MergedStore
-from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.datasets.files import DatasetFiles
 from finlora_core.db.session import Database
 from finlora_core.settings import Settings
@@ -47,11 +46,6 @@ async def _merged(request: Request) -> MergedStore:
     return MergedStore(settings.adapters)
 
 
-async def _datasets(request: Request) -> DatasetChecker:
-    datasets: DatasetChecker = request.app.state.datasets
-    return datasets
-
-
 async def _dataset_files(request: Request) -> DatasetFiles:
     settings: Settings = request.app.state.settings
     return DatasetFiles(settings.uploads)
@@ -69,5 +63,4 @@ DatabaseDep = Annotated[Database, Depends(_database)]
 QueueDep = Annotated[WorkerQueue, Depends(_queue)]
 StoreDep = Annotated[AdapterStore, Depends(_store)]
 MergedDep = Annotated[MergedStore, Depends(_merged)]
-DatasetsDep = Annotated[DatasetChecker, Depends(_datasets)]
 DatasetFilesDep = Annotated[DatasetFiles, Depends(_dataset_files)]

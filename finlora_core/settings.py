@@ -298,15 +298,15 @@ class Settings(BaseSettings):
 
     @property
     def adapters(self) -> Path:
-        return (self.adapters_dir or self.home / "lora_adaptors").expanduser().resolve()
+        return _absolute(self.adapters_dir or self.home / "lora_adaptors")
 
     @property
     def runs(self) -> Path:
-        return (self.runs_dir or self.home / "runs").expanduser().resolve()
+        return _absolute(self.runs_dir or self.home / "runs")
 
     @property
     def uploads(self) -> Path:
-        return (self.uploads_dir or self.home / "uploads").expanduser().resolve()
+        return _absolute(self.uploads_dir or self.home / "uploads")
 
     @property
     def datasets(self) -> tuple[Path, ...]:
@@ -329,7 +329,7 @@ class Settings(BaseSettings):
     def playground(self) -> Path:
         """The socket."""
         named = self.playground_socket or self.home / "playground" / "sock"
-        return named.expanduser().resolve()
+        return _absolute(named)
 
     @property
     def database(self) -> URL:
@@ -369,7 +369,7 @@ def _as_text(value: object) -> str:
 
 
 def _resolved(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    return tuple(path.expanduser().resolve() for path in paths)
+    return tuple(map(_absolute, paths))
 
 
 def _with_password(url: URL, password: SecretStr | None) -> URL:

@@ -24,9 +24,8 @@ def key_of(pepper: bytes) -> bytes:
 def sign(key: bytes, said: Mapping[str, Any]) -> str:
     """Of what an entry says, in hex; made when it is written."""
     at: datetime = said["at"]
-    others = (said[name] for name in SAID if name != "at")
-    text = [at.astimezone(UTC).isoformat(timespec="microseconds"), *others]
-    return _hmac(key, "entry", json.dumps(text, sort_keys=True))
+    told = {**said, "at": at.astimezone(UTC).isoformat(timespec="microseconds")}
+    return _hmac(key, "entry", json.dumps([told[name] for name in SAID], sort_keys=True))
 
 
 def said_by(entry: AuditEntry) -> Mapping[str, Any]:

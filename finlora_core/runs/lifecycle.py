@@ -7,7 +7,6 @@ start. So the database decides every race, and nothing slow happens under a lock
 A worker's writes are fenced by its lease: the attempt's number and token, not expired.
 """
 
-import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ def create_run(
 def create(session: Session, work: Work, order: Order, *, now: datetime) -> Run:
     """The run is no object of the session: that would take twice the time."""
     told = {
-        "id": new_id(work.kind, now),
+        "id": work.kind.new_id(now),
         **vars(order),
         **vars(work),
         "status": RunStatus.QUEUED,
@@ -137,12 +136,6 @@ def create(session: Session, work: Work, order: Order, *, now: datetime) -> Run:
     vars(run).update(told)  # at once: nobody is to note each as a change
     tell(session, run, EventType.CREATED, at=now, parent_id=run.parent_id)
     return run
-
-
-def new_id(kind: RunKind, at: datetime) -> str:
-    """Its milliseconds, and 32 random bits. Ids that grow with time go to the end of each index,
-    where the newest are: at random they would touch a page of their own in each."""
-    return f"{kind.prefix}_{int(1000 * at.timestamp()):012x}{secrets.token_hex(4)}"
 
 
 def retry_run(

@@ -49,7 +49,7 @@ def list_runs(
     limit: int,
 ) -> Page[Run]:
     """Newest first. Raises `InvalidCursor`."""
-    own = _of(select(Run), owner, kind=kind, status=status, name=name, variant=variant)
+    own = _of(select(Run), owner=owner, kind=kind, status=status, name=name, variant=variant)
     return page(session, own, Run, cursor, limit)
 
 
@@ -73,7 +73,9 @@ def show_runs(
     limit: int,
 ) -> Page[Any]:
     """`show_run` of each, newest first. Raises `InvalidCursor`."""
-    own = _of(_shown(), owner, kind=RunKind.TRAINING, status=status, name=name, variant=variant)
+    own = _of(
+        _shown(), owner=owner, kind=RunKind.TRAINING, status=status, name=name, variant=variant
+    )
     return page_of_columns(connection, own, Run, cursor, limit)
 
 
@@ -156,9 +158,8 @@ def _shown() -> Select[Any]:
     return select(*seen, config.label("config_json"), published.label("adapter_id"))
 
 
-def _of(query: Select[Any], owner: str, **wanted: Any) -> Select[Any]:
+def _of(query: Select[Any], **wanted: Any) -> Select[Any]:
     """What is None may be anything."""
-    columns = {"owner": owner, **wanted}
     return query.where(
-        *(getattr(Run, key) == value for key, value in columns.items() if value is not None)
+        *(getattr(Run, key) == value for key, value in wanted.items() if value is not None)
     )

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from finlora_core.db.models.base import AUTO_ID, Base, Listed
+from finlora_core.db.models.base import AUTO_ID, Base, Listed, where
 from finlora_core.stages.stage import Stage
 
 
@@ -29,8 +29,7 @@ class Adapter(Listed, Base):
             "owner",
             "name",
             unique=True,
-            sqlite_where=text("stage = 'production'"),
-            postgresql_where=text("stage = 'production'"),
+            **where("stage = 'production'"),
         ),
     )
 

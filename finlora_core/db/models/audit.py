@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, text
+from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from finlora_core.db.models.base import AUTO_ID, Base
+from finlora_core.db.models.base import AUTO_ID, Base, where
 
 
 class AuditEntry(Base):
@@ -18,14 +18,12 @@ class AuditEntry(Base):
             "uq_audit_log_number",
             "number",
             unique=True,
-            sqlite_where=text("number IS NOT NULL"),
-            postgresql_where=text("number IS NOT NULL"),
+            **where("number IS NOT NULL"),
         ),
         Index(
             "ix_audit_log_unsealed",
             "id",
-            sqlite_where=text("number IS NULL"),
-            postgresql_where=text("number IS NULL"),
+            **where("number IS NULL"),
         ),
         Index("ix_audit_log_owner", "owner", "id"),
         Index("ix_audit_log_object_id", "object_id", "id"),

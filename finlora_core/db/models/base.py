@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -77,6 +78,11 @@ class Base(DeclarativeBase):
 
 AUTO_ID = BigInteger().with_variant(Integer, "sqlite")
 """SQLite counts rows by itself only in a column of type INTEGER."""
+
+
+def where(condition: str) -> dict[str, Any]:
+    """For an index of those rows alone. SQLite uses it only where it reads the same condition."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 class Listed:

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from finlora_core.db.models.base import AUTO_ID, Base, Listed
+from finlora_core.db.models.base import AUTO_ID, Base, Listed, where
 from finlora_core.runs.kind import RunKind
 from finlora_core.runs.outcome import End, Wish
 from finlora_core.runs.status import Phase, RunStatus
@@ -33,21 +33,18 @@ class Run(Listed, Base):
             "ix_runs_waiting",
             "owner",
             "queued_at",
-            sqlite_where=text("status = 'queued'"),
-            postgresql_where=text("status = 'queued'"),
+            **where("status = 'queued'"),
         ),
         Index(
             "ix_runs_lease",
             "lease_expires_at",
-            sqlite_where=text("lease_expires_at IS NOT NULL"),
-            postgresql_where=text("lease_expires_at IS NOT NULL"),
+            **where("lease_expires_at IS NOT NULL"),
         ),
         Index(
             "ix_runs_turn",
             "owner",
             "started_at",
-            sqlite_where=text("started_at IS NOT NULL"),
-            postgresql_where=text("started_at IS NOT NULL"),
+            **where("started_at IS NOT NULL"),
         ),
         Index("ix_runs_page", "owner", "kind", "created_at", "id"),
         Index("ix_runs_status_page", "owner", "kind", "status", "created_at", "id"),
@@ -127,8 +124,7 @@ Index(
     Run.priority.desc(),  # as they are claimed: no line is sorted to find who comes first
     Run.queued_at,
     Run.id,
-    sqlite_where=text("status = 'queued'"),
-    postgresql_where=text("status = 'queued'"),
+    **where("status = 'queued'"),
 )
 
 
@@ -142,8 +138,7 @@ class RunAttempt(Base):
             "uq_attempts_alive",
             "run_id",
             unique=True,
-            sqlite_where=text("ended_at IS NULL"),
-            postgresql_where=text("ended_at IS NULL"),
+            **where("ended_at IS NULL"),
         ),
         Index("ix_attempts_ended_at", "ended_at"),
     )

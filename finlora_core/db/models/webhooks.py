@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, Text, text
+from sqlalchemy import ForeignKey, Index, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from finlora_core.db.models.base import Base, Listed
+from finlora_core.db.models.base import Base, Listed, where
 
 
 class Webhook(Listed, Base):
@@ -29,8 +29,7 @@ class Delivery(Listed, Base):
         Index(
             "ix_webhook_deliveries_due",
             "next_at",
-            sqlite_where=text("next_at IS NOT NULL"),
-            postgresql_where=text("next_at IS NOT NULL"),
+            **where("next_at IS NOT NULL"),
         ),
     )
 
