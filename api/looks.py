@@ -6,23 +6,22 @@ writer at a time, too, who waits for the disk at each commit: what others have w
 meanwhile is changed in one transaction.
 """
 
-import asyncio
+from asyncio import wrap_future
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from finlora_core.db.session import Database
+from finlora_core.db.session import Database, now
 
-THREADS = 4
+THREADS = 2
 """That wait for PostgreSQL in each of the ways below: more would compete for Python's lock."""
 
 CHANGES_AT_ONCE = 32
@@ -33,7 +32,7 @@ DEADLOCK = "40P01"
 
 Seen = TypeVar("Seen")
 Done = TypeVar("Done")
-Work = Callable[[Session], Done]
+Work = Callable[[Session, datetime], Done]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,45 +44,37 @@ class _Change(Generic[Done]):
 class Looks:
     def __init__(self, database: Database) -> None:
         self._database = database
-        is_near = database.is_in_process
-        self._glances = CapacityLimiter(THREADS)
-        self._readers = CapacityLimiter(1 if is_near else THREADS)
-        self._writers = CapacityLimiter(1)
+        self._glances = ThreadPoolExecutor(THREADS, "glance")
+        self._readers = ThreadPoolExecutor(1 if database.is_in_process else THREADS, "browse")
+        self._writer = ThreadPoolExecutor(1, "change")
         self._waiting: deque[_Change[Any]] = deque()
-        self._line = asyncio.Lock()
 
     async def glance(self, look: Callable[[Connection], Seen]) -> Seen:
         """A few rows, found by their keys: in SQLite a call that takes less than a thread does."""
         if self._database.is_in_process:
             return self._look(look)
-        return await run_sync(self._look, look, limiter=self._glances)
+        return await wrap_future(self._glances.submit(self._look, look))
 
     async def browse(self, look: Callable[[Connection], Seen]) -> Seen:
         """A page of rows."""
-        return await run_sync(self._look, look, limiter=self._readers)
+        return await wrap_future(self._readers.submit(self._look, look))
 
     async def change(self, prepare: Callable[[], Work[Done]]) -> Done:
         """Commit what `prepare` gives the work for, which comes before the transaction.
 
-        The work is nothing slow, answers with no object of the session, and may be done anew:
-        should it or another's fail in a transaction that they share, each gets its own.
+        The work is given the database's time. It is nothing slow, answers with no object of the
+        session, and may be done anew: should it or another's fail in a transaction that they
+        share, each gets its own.
         """
         change = _Change(prepare)
         self._waiting.append(change)
-        try:
-            async with self._line:
-                if change in self._waiting:
-                    await run_sync(self._make, self._next_ones(), limiter=self._writers)
-        finally:
-            if change in self._waiting:  # whoever asked for it has gone
-                self._waiting.remove(change)
-        if change.outcome.done():
-            return change.outcome.result()
-        return await asyncio.wrap_future(change.outcome)  # some thread is at it
+        self._writer.submit(self._make_waiting)  # unless somebody's has taken this along
+        return await wrap_future(change.outcome)
 
-    def _next_ones(self) -> Sequence[_Change[Any]]:
+    def _make_waiting(self) -> None:
         count = min(len(self._waiting), CHANGES_AT_ONCE)
-        return [self._waiting.popleft() for _ in range(count)]
+        changes = [self._waiting.popleft() for _ in range(count)]
+        self._make([one for one in changes if one.outcome.set_running_or_notify_cancel()])
 
     def _make(self, changes: Sequence[_Change[Any]]) -> None:
         works = []
@@ -92,12 +83,14 @@ class Looks:
                 works.append((change.outcome, change.prepare()))
             except Exception as error:
                 change.outcome.set_exception(error)
-        self._commit(works)
+        if works:
+            self._commit(works)
 
     def _commit(self, works: Sequence[tuple[Future[Any], Work[Any]]]) -> None:
         try:
             with self._database.transaction() as session:
-                done = [_do(work, session) for _, work in works]
+                at = now(session)
+                done = [_do(work, session, at) for _, work in works]
         except Exception as error:
             if len(works) > 1 and not _concerns_all(error):
                 for one in works:
@@ -121,8 +114,8 @@ def _concerns_all(error: Exception) -> bool:
     return getattr(getattr(error, "orig", None), "sqlstate", None) != DEADLOCK
 
 
-def _do(work: Work[Done], session: Session) -> Done:
-    done = work(session)
+def _do(work: Work[Done], session: Session, at: datetime) -> Done:
+    done = work(session, at)
     session.flush()
     session.expunge_all()  # the next one looks for itself
     return done

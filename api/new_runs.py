@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from api.audit import Audit, audit_of
 from api.idempotency import IdempotencyKey, Once, once_of
 from api.json import as_json
-from api.looks import Looks
+from api.looks import Looks, Work
 from api.queue import WorkerQueue
 from finlora_core.access.keys import Caller
 from finlora_core.audit.action import Action
 from finlora_core.datasets.cache import DatasetChecker
 from finlora_core.db.models import Run
-from finlora_core.db.session import Database, now
+from finlora_core.db.session import Database
 from finlora_core.idempotency import Made
 from finlora_core.runs import posting, queries
 from finlora_core.runs.kind import RunKind
@@ -84,12 +84,14 @@ class NewRuns:
 
     def _recalled(
         self, run: NewRun[Data, Read], recall: Callable[[], Data | None]
-    ) -> Callable[[Session], tuple[Made, Read] | None]:
+    ) -> Work[tuple[Made, Read] | None]:
         data = recall()
         return _nothing if data is None else partial(self._store, run, data)
 
-    def _store(self, run: NewRun[Data, Read], data: Data, session: Session) -> tuple[Made, Read]:
-        at, stored = now(session), None
+    def _store(
+        self, run: NewRun[Data, Read], data: Data, session: Session, at: datetime
+    ) -> tuple[Made, Read]:
+        stored = None
 
         def create() -> str:
             nonlocal stored
@@ -104,7 +106,7 @@ class NewRuns:
         return made, run.read(session, stored)
 
 
-def _nothing(session: Session) -> None:
+def _nothing(session: Session, at: datetime) -> None:
     """There is nothing to store yet."""
 
 

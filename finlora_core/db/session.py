@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from select import POLLIN, poll
 from threading import Lock
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -104,8 +107,28 @@ def _for_reading(engine: Engine) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    psycopg = url.set(drivername="postgresql+psycopg")
-    return create_engine(psycopg, pool_pre_ping=True, connect_args=PATIENCE, **ENGINE)
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"), connect_args=PATIENCE, **ENGINE
+    )
+
+    def refuse_ended(connection: Any, entry: ConnectionPoolEntry, taken: object) -> None:
+        """The pool makes another one then."""
+        try:
+            if _says_something(connection):
+                engine.dialect.do_ping(connection)
+        except psycopg.Error as ended:
+            raise DisconnectionError from ended
+
+    event.listen(engine, "checkout", refuse_ended)
+    return engine
+
+
+def _says_something(connection: Any) -> bool:
+    """A server that ends a connection, or its host, says so, and nothing else to one that is
+    idle: to look takes microseconds, where asking each time would be a message more."""
+    ear = poll()
+    ear.register(connection.fileno(), POLLIN)
+    return bool(ear.poll(0))
 
 
 def _sqlite(url: URL) -> Engine:

@@ -84,7 +84,7 @@ def queue_positions(connection: Connection, runs: Sequence[Run | Row[Any]]) -> M
     waiting = [run for run in runs if run.status is RunStatus.QUEUED]
     found: dict[str, int] = {}
     for owner in {run.owner for run in waiting}:
-        found |= places(connection, owner, [run.id for run in waiting if run.owner == owner])
+        found |= places(connection, owner, [run for run in waiting if run.owner == owner])
     return found
 
 

@@ -5,7 +5,7 @@ turn is longest ago. Within an owner, a run's priority decides, then how long it
 None of these questions reads the whole queue: it may be a million runs long.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -18,13 +18,10 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     Subquery,
-    and_,
     bindparam,
     case,
     func,
-    literal,
     literal_column,
-    or_,
     select,
     tuple_,
 )
@@ -33,6 +30,9 @@ from sqlalchemy.orm import aliased
 from finlora_core.db.models import Run
 
 OWN_ORDER = (Run.priority.desc(), Run.queued_at, Run.id)
+
+_PLACE = ("owner", "priority", "queued_at", "id")
+"""What says where a run stands."""
 
 COUNTED = 1000
 """Runs ahead of one are counted up to here."""
@@ -61,21 +61,43 @@ def waiting_owners() -> Subquery:
     )
 
 
-def places(connection: Connection, owner: str, run_ids: Sequence[str]) -> Mapping[str, int]:
-    """How many runs are ahead of each of these queued ones of the owner's: 0 for the one that is
-    claimed next.
+def places(
+    connection: Connection, owner: str, runs: Sequence[Run | Row[Any]]
+) -> Mapping[str, int]:
+    """By id: how many runs are ahead of each of these queued ones of the owner's; 0 for the one
+    that is claimed next.
 
     Each owner's first run is ahead of any owner's second. Not counted beyond `COUNTED`.
     """
-    if len(run_ids) == 1:
-        found = connection.execute(_own_place_of_one(), {"asked": owner, "run_id": run_ids[0]})
-    else:
-        found = connection.execute(_own_places(), {"asked": owner, "run_ids": run_ids})
-    own_places = {id: place for id, place in found}
+    one = len(runs) == 1
+    own_places = _own_place(connection, runs[0]) if one else _own_places(connection, owner, runs)
     if all(place == COUNTED for place in own_places.values()):
         return own_places  # whoever else waits
     owners = connection.execute(_owners_and_lengths(), {"asked": owner}).all()
     return {id: _place(owners, owner, place) for id, place in own_places.items()}
+
+
+def _own_place(connection: Connection, run: Run | Row[Any]) -> Mapping[str, int]:
+    place = {key: getattr(run, key) for key in _PLACE}
+    ahead = connection.execute(_ahead(), place).scalar_one()
+    return {run.id: min(ahead, COUNTED)}
+
+
+def _own_places(
+    connection: Connection, owner: str, runs: Sequence[Run | Row[Any]]
+) -> Mapping[str, int]:
+    """A page of a long line is most often behind all that is counted."""
+    last = connection.execute(_last_counted(), {"owner": owner}).one_or_none()
+    if last is not None and min(map(_rank, runs)) > _rank(last):
+        return dict.fromkeys([run.id for run in runs], COUNTED)
+    line = connection.execute(_counted(), {"owner": owner}).scalars()
+    places = {id: place for place, id in enumerate(line)}
+    return {run.id: places.get(run.id, COUNTED) for run in runs}
+
+
+def _rank(run: Run | Row[*tuple[Any, ...]]) -> tuple[int, datetime]:
+    """Between runs where it is equal, their ids decide, as the database sorts them."""
+    return -run.priority, run.queued_at
 
 
 def _place(owners: Sequence[Row[Any]], owner: str, own_place: int) -> int:
@@ -140,55 +162,44 @@ def _owners_and_lengths() -> Select[Any]:
 
 
 @cache
-def _own_places() -> Select[str, int]:
-    return _places_where(lambda run: run.id.in_(bindparam("run_ids", expanding=True)))
+def _counted() -> Select[str]:
+    """The owner's runs in their order."""
+    mine = Run.owner == bindparam("owner"), is_waiting()
+    return select(Run.id).where(*mine).order_by(*OWN_ORDER).limit(COUNTED)
 
 
 @cache
-def _own_place_of_one() -> Select[str, int]:
-    return _places_where(lambda run: run.id == bindparam("run_id"))
+def _last_counted() -> Select[int, datetime]:
+    last = _counted().limit(1).offset(COUNTED - 1)
+    return last.with_only_columns(Run.priority, Run.queued_at)
 
 
-def _places_where(wanted: Callable[[type[Run]], ColumnElement[bool]]) -> Select[str, int]:
-    """Only what stands before the last one counted is counted one by one."""
-    mine, last = aliased(Run), _last_counted()
-    is_beyond = or_(
-        mine.priority < last.c.priority,
-        and_(
-            mine.priority == last.c.priority,
-            tuple_(mine.queued_at, mine.id) > tuple_(last.c.queued_at, last.c.id),
-        ),
+@cache
+def _ahead() -> Select[int]:
+    """How many of its owner's runs are ahead of one. Where it stands is given: PostgreSQL takes
+    longer to plan how to look that up than to count."""
+    owner, priority, queued_at, id = (
+        bindparam(key, type_=getattr(Run, key).type) for key in _PLACE
     )
-    place = case((last.c.id.is_not(None), COUNTED), else_=_own_place(mine))
-    return select(mine.id, place).outerjoin(last, is_beyond).where(wanted(mine))
-
-
-def _last_counted() -> Subquery:
-    run = aliased(Run)
-    line = select(run.priority, run.queued_at, run.id)
-    waiting = line.where(run.owner == bindparam("asked"), is_waiting(run))
-    ordered = waiting.order_by(run.priority.desc(), run.queued_at, run.id)
-    return ordered.limit(1).offset(COUNTED - 1).subquery()
-
-
-def _length(line: Subquery) -> ScalarSelect[int]:
-    """As far as `COUNTED`."""
-    run = aliased(Run)
-    rows = select(literal(1)).where(run.owner == line.c.owner, is_waiting(run))
-    counted = rows.limit(COUNTED).correlate(line).subquery()
-    return select(func.count()).select_from(counted).correlate(line).scalar_subquery()
-
-
-def _own_place(mine: type[Run]) -> ColumnElement[int]:
-    """How many of its owner's runs are ahead of it."""
     higher, equal = aliased(Run), aliased(Run)
-    more = select(func.count()).where(
-        higher.owner == mine.owner, is_waiting(higher), higher.priority > mine.priority
-    )
-    earlier = select(func.count()).where(
-        equal.owner == mine.owner,
+    more = _count(higher, higher.owner == owner, is_waiting(higher), higher.priority > priority)
+    earlier = _count(
+        equal,
+        equal.owner == owner,
         is_waiting(equal),
-        equal.priority == mine.priority,
-        tuple_(equal.queued_at, equal.id) < tuple_(mine.queued_at, mine.id),
+        equal.priority == priority,
+        tuple_(equal.queued_at, equal.id) < tuple_(queued_at, id),
     )
-    return more.scalar_subquery() + earlier.scalar_subquery()
+    return select(more + earlier)
+
+
+def _length(line: Subquery) -> ColumnElement[int]:
+    run = aliased(Run)
+    return _count(run, run.owner == line.c.owner, is_waiting(run))
+
+
+def _count(run: type[Run], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    """As far as `COUNTED`."""
+    rows: Select[int] = select(literal_column("1")).where(*conditions).limit(COUNTED)
+    counted = rows.correlate_except(run).subquery()
+    return select(func.count()).select_from(counted).scalar_subquery()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from threading import Event
 from typing import Any
@@ -13,10 +14,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api.looks import CHANGES_AT_ONCE, DEADLOCK, Looks
-from finlora_core.db.session import Database, now
+from finlora_core.db.session import Database
 from finlora_core.idempotency import make_once
 
-Work = Callable[[Session], int]
+Work = Callable[[Session, datetime], int]
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def looks(database: Database) -> Looks:
 
 
 def noting(n: int) -> Work:
-    def note(session: Session) -> int:
+    def note(session: Session, at: datetime) -> int:
         session.execute(text("INSERT INTO notes VALUES (:n)"), {"n": n})
         return n
 
@@ -59,7 +60,7 @@ async def behind_a_slow_one(
     left by then."""
     started, go_on = Event(), Event()
 
-    def slow(session: Session) -> int:
+    def slow(session: Session, at: datetime) -> int:
         session.connection()
         started.set()
         assert go_on.wait(30)
@@ -94,8 +95,8 @@ def test_a_transaction_takes_so_many_and_no_more(looks: Looks, database: Databas
 
 
 def test_one_that_fails_takes_no_other_with_it(looks: Looks, database: Database) -> None:
-    def refuse(session: Session) -> int:
-        noting(2)(session)
+    def refuse(session: Session, at: datetime) -> int:
+        noting(2)(session, at)
         raise PermissionError("not this one")
 
     found = asyncio.run(
@@ -122,11 +123,11 @@ def test_nobody_tries_alone_where_the_database_is_away(
 ) -> None:
     tried: list[int] = []
 
-    def note(session: Session) -> int:
+    def note(session: Session, at: datetime) -> int:
         tried.append(1)
-        return noting(1)(session)
+        return noting(1)(session, at)
 
-    def fail(session: Session) -> int:
+    def fail(session: Session, at: datetime) -> int:
         raise OperationalError("INSERT", {}, _Refusal(sqlstate))
 
     both = looks.change(lambda: note), looks.change(lambda: fail)
@@ -156,10 +157,10 @@ def test_whoever_has_gone_changes_nothing(looks: Looks, database: Database) -> N
 def test_whoever_goes_while_it_is_made_holds_up_nobody(looks: Looks, database: Database) -> None:
     started, go_on = Event(), Event()
 
-    def slow(session: Session) -> int:
+    def slow(session: Session, at: datetime) -> int:
         started.set()
         assert go_on.wait(30)
-        return noting(1)(session)
+        return noting(1)(session, at)
 
     async def go() -> int:
         task = asyncio.create_task(looks.change(lambda: slow))
@@ -177,8 +178,8 @@ def test_whoever_goes_while_it_is_made_holds_up_nobody(looks: Looks, database: D
 
 
 def test_changes_share_no_objects(looks: Looks) -> None:
-    def once(session: Session) -> bool:
-        made = make_once(session, "local", "key", "0" * 64, lambda: "run_1", now=now(session))
+    def once(session: Session, at: datetime) -> bool:
+        made = make_once(session, "local", "key", "0" * 64, lambda: "run_1", now=at)
         return made.is_new
 
     both = looks.change(lambda: once), looks.change(lambda: once)
