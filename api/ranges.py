@@ -3,19 +3,26 @@
 RFC 9110: section 14 for ranges, section 13 for If-None-Match and If-Range.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.errors import problem, responses
 
 MAX_SPANS = 16
 """Whoever asks for more pieces gets the whole: they may cost more than they save."""
+
+_READERS = ThreadPoolExecutor(2, "pieces")
+"""Of all downloads: what one has read is sent before it leaves the processor's caches."""
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,12 @@ class Span:
     end: int
 
 
-def respond(request: Request, content: Content) -> Response:
-    """What a GET or HEAD with these headers gets."""
+async def respond(request: Request, find: Callable[[], Content]) -> Response:
+    """What a GET or HEAD with these headers gets of what `find` finds, in a thread."""
+    return await _in_thread(lambda: _answer(request, find()))
+
+
+def _answer(request: Request, content: Content) -> Response:
     etag = f'"{content.sha256}"'
     headers = {
         "ETag": etag,
@@ -126,13 +137,50 @@ def _send(
     media_type: str | None = None,
 ) -> Response:
     length = sum(len(p) if isinstance(p, bytes) else p.end - p.start for p in parts)
-    body = _body(content, () if request.method == "HEAD" else parts)
-    return StreamingResponse(
-        body,
+    return _Pieces(
+        _body(content, () if request.method == "HEAD" else parts),
+        length,
         status_code=status,
         headers={**headers, "Content-Length": str(length)},
         media_type=media_type or content.media_type,
     )
+
+
+class _Pieces(Response):
+    """A body that is read as it is sent, and no further once the client has gone.
+
+    Who makes it reads the first piece."""
+
+    def __init__(self, pieces: Iterator[bytes], length: int, **head: Any) -> None:
+        super().__init__(**head)
+        self._pieces, self._left = pieces, length
+        self._first = self._next()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            head = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **head})
+            piece = self._first
+            while piece is not None and not gone.done():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._left -= len(piece)
+                piece = await _in_thread(self._next) if self._left else None
+            await send({"type": "http.response.body"})
+        finally:
+            gone.cancel()
+
+    def _next(self) -> bytes | None:
+        return next(self._pieces, None)
+
+
+async def _in_thread(call: Callable[[], Given]) -> Given:
+    return await asyncio.wrap_future(_READERS.submit(call))
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        """A part of the request, which says nothing here."""
 
 
 def _body(content: Content, parts: Sequence[bytes | Span]) -> Iterator[bytes]:

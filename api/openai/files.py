@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
@@ -127,7 +128,7 @@ def get_file(file_id: FileId, caller: Reader, db: DatabaseDep) -> FileObject:
     response_class=StreamingResponse,
     responses=responses(404, 410),
 )
-def get_file_content(
+async def get_file_content(
     file_id: FileId,
     caller: Reader,
     request: Request,
@@ -136,8 +137,9 @@ def get_file_content(
 ) -> Response:
     """The file as it was sent; of a job's results, a table of its metrics as CSV."""
     if file_id.startswith(RESULT):
-        return Response(results.read(db, caller.owner, file_id).content, media_type="text/csv")
-    return respond(request, content_of(_find(db, caller.owner, file_id), files))
+        result = await run_sync(results.read, db, caller.owner, file_id)
+        return Response(result.content, media_type="text/csv")
+    return await respond(request, lambda: content_of(_find(db, caller.owner, file_id), files))
 
 
 @router.delete("/{file_id}", operation_id="openai_delete_file", responses=responses(404, 409))

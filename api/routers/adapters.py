@@ -1,19 +1,20 @@
 """Adapters: list what has been trained, download it, move it through its stages."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import Connection, Row
 
 from api.access import requires
 from api.audit import AuditDep
-from api.deps import DatabaseDep, StoreDep
+from api.deps import DatabaseDep, LooksDep, StoreDep
 from api.errors import responses
 from api.pages import Cursor, Limit, Name, Variant
 from api.published import all_files, one_file
-from api.ranges import content_responses, respond
+from api.ranges import Content, content_responses, respond
 from api.results import ResultRead
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
@@ -226,18 +227,18 @@ def move_adapter(
     response_class=StreamingResponse,
     responses=content_responses("application/octet-stream"),
 )
-def get_adapter_file(
+async def get_adapter_file(
     adapter_id: AdapterId,
     path: Annotated[str, Path(description="As listed in the adapter's `files`.")],
     caller: Reader,
     request: Request,
-    db: DatabaseDep,
+    looks: LooksDep,
     store: StoreDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; `Range`, `If-Range` and `If-None-Match` work."""
-    adapter = _find_sound(db, caller, adapter_id)
+    adapter = await _published(looks, caller, adapter_id)
     file = get_file(adapter.files, path)
-    return respond(request, one_file(store.require(adapter.id, [file]), file))
+    return await respond(request, lambda: one_file(store.require(adapter.id, [file]), file))
 
 
 @router.head("/{adapter_id}/download", include_in_schema=False)
@@ -247,24 +248,28 @@ def get_adapter_file(
     response_class=StreamingResponse,
     responses=content_responses("application/x-tar"),
 )
-def download_adapter(
-    adapter_id: AdapterId, caller: Reader, request: Request, db: DatabaseDep, store: StoreDep
+async def download_adapter(
+    adapter_id: AdapterId, caller: Reader, request: Request, looks: LooksDep, store: StoreDep
 ) -> Response:
     """All files as one tar archive with a folder named like the adapter in it.
 
     The same bytes each time, so that `Range` works here too."""
-    adapter = _find_sound(db, caller, adapter_id)
+    adapter = await _published(looks, caller, adapter_id)
     files = [File.model_validate(file) for file in adapter.files]
-    folder = store.require(adapter_id, files)
     top = f"{adapter.name}-v{adapter.version}"
-    return respond(request, all_files(folder, files, top=top, at=adapter.created_at))
+
+    def find() -> Content:
+        folder = store.require(adapter.id, files)
+        return all_files(folder, files, top=top, at=adapter.created_at)
+
+    return await respond(request, find)
 
 
-def _find_sound(db: DatabaseDep, caller: Caller, adapter_id: str) -> Adapter:
-    with db.reading() as session:
-        adapter = registry.get_adapter(session, caller.owner, adapter_id)
-    registry.require_sound(adapter)
-    return adapter
+async def _published(looks: LooksDep, caller: Caller, adapter_id: str) -> Row[Any]:
+    def look(connection: Connection) -> Row[Any]:
+        return registry.find_published(connection, caller.owner, adapter_id)
+
+    return await looks.glance(look)
 
 
 def _one_version(

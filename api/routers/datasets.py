@@ -135,7 +135,7 @@ def get_dataset(dataset_id: DatasetId, caller: Reader, db: DatabaseDep) -> Datas
     response_class=StreamingResponse,
     responses=content_responses("application/jsonl"),
 )
-def get_dataset_content(
+async def get_dataset_content(
     dataset_id: DatasetId,
     caller: Reader,
     request: Request,
@@ -143,8 +143,7 @@ def get_dataset_content(
     files: DatasetFilesDep,
 ) -> Response:
     """The file as it was sent. `Range`, `If-Range` and `If-None-Match` work."""
-    dataset = _find(db, caller, dataset_id)
-    return respond(request, content_of(dataset, files))
+    return await respond(request, lambda: content_of(_find(db, caller, dataset_id), files))
 
 
 @router.get("/{dataset_id}/preview", operation_id="preview_dataset", responses=responses(404, 410))

@@ -18,7 +18,7 @@ from api.new_runs import NewRun, NewRunsDep
 from api.pages import Cursor, Limit, Name
 from api.published import all_files, one_file
 from api.queued import QueuedRead, queued
-from api.ranges import content_responses, respond
+from api.ranges import Content, content_responses, respond
 from api.routers import journal
 from api.strict import StrictRoute
 from finlora_core.access.keys import Caller
@@ -223,7 +223,7 @@ def get_merge_logs(
     response_class=StreamingResponse,
     responses=content_responses("application/octet-stream"),
 )
-def get_merged_file(
+async def get_merged_file(
     merge_id: MergeId,
     path: Annotated[str, Path(description="As listed in the merge's `files`.")],
     caller: Fetcher,
@@ -232,9 +232,13 @@ def get_merged_file(
     store: MergedDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; `Range`, `If-Range` and `If-None-Match` work."""
-    model = _find_model(db, caller, merge_id)
-    file = get_file(model.files, path)
-    return respond(request, one_file(store.require(model.id, [file]), file))
+
+    def find() -> Content:
+        model = _find_model(db, caller, merge_id)
+        file = get_file(model.files, path)
+        return one_file(store.require(model.id, [file]), file)
+
+    return await respond(request, find)
 
 
 @router.head("/merges/{merge_id}/download", include_in_schema=False)
@@ -244,16 +248,20 @@ def get_merged_file(
     response_class=StreamingResponse,
     responses=content_responses("application/x-tar"),
 )
-def download_merged_model(
+async def download_merged_model(
     merge_id: MergeId, caller: Fetcher, request: Request, db: DatabaseDep, store: MergedDep
 ) -> Response:
     """All files as one tar archive with a folder in it.
 
     The same bytes each time, so that `Range` works here too."""
-    model = _find_model(db, caller, merge_id)
-    files = [File.model_validate(file) for file in model.files]
-    folder = store.require(model.id, files)
-    return respond(request, all_files(folder, files, top=model.id, at=model.created_at))
+
+    def find() -> Content:
+        model = _find_model(db, caller, merge_id)
+        files = [File.model_validate(file) for file in model.files]
+        folder = store.require(model.id, files)
+        return all_files(folder, files, top=model.id, at=model.created_at)
+
+    return await respond(request, find)
 
 
 @router.delete(

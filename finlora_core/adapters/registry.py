@@ -5,8 +5,10 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from finlora_core.adapters.manifest import CARD, MANIFEST, WEIGHTS, File
@@ -125,6 +127,22 @@ def get_adapter(session: Session, owner: str, id: str) -> Adapter:
     return adapter
 
 
+def find_published(connection: Connection, owner: str, id: str) -> Row[Any]:
+    """The columns that a download needs. Raises `NotFound`, `AdapterDamaged`."""
+    found = connection.execute(_published(), {"id": id, "owner": owner}).one_or_none()
+    if found is None:
+        raise NotFound("adapter", id)
+    require_sound(found)
+    return found
+
+
+@cache  # to build it takes as long as to execute it
+def _published() -> Select[Any]:
+    columns = Adapter.id, Adapter.name, Adapter.version, Adapter.created_at
+    asked = Adapter.id == bindparam("id"), Adapter.owner == bindparam("owner")
+    return select(*columns, Adapter.files, Adapter.damage).where(*asked)
+
+
 def list_adapters(
     session: Session,
     owner: str,
@@ -193,7 +211,7 @@ def find_version(
     return adapter
 
 
-def require_sound(adapter: Adapter) -> None:
+def require_sound(adapter: Adapter | Row[Any]) -> None:
     """Raises `AdapterDamaged` when its files were found changed at the last look."""
     if adapter.damage is not None:
         raise AdapterDamaged(

@@ -1,6 +1,7 @@
 """Bytes over HTTP as RFC 9110 has them: whole, in part, or not again."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI, Request, Response
@@ -12,6 +13,10 @@ BYTES = bytes(range(100))
 ETAG = f'"{"e" * 64}"'
 
 
+def content(size: int, read: Callable[[int, int], Iterator[bytes]]) -> Content:
+    return Content(size, "e" * 64, "application/x-test", "f.bin", read)
+
+
 @pytest.fixture
 def client() -> Iterator[TestClient]:
     app = FastAPI()
@@ -21,8 +26,8 @@ def client() -> Iterator[TestClient]:
         yield BYTES[(start + end) // 2 : end]
 
     @app.api_route("/", methods=["GET", "HEAD"])
-    def get(request: Request) -> Response:
-        return respond(request, Content(len(BYTES), "e" * 64, "application/x-test", "f.bin", read))
+    async def get(request: Request) -> Response:
+        return await respond(request, lambda: content(len(BYTES), read))
 
     with TestClient(app) as client:
         yield client
@@ -122,3 +127,28 @@ def test_a_head_says_what_a_get_would_bring(client: TestClient) -> None:
         head = client.head("/", headers=headers)
         assert (head.headers["content-length"], head.content) == (length, b"")
         assert head.headers["accept-ranges"] == "bytes"
+
+
+def test_nothing_more_is_read_for_a_client_who_has_gone() -> None:
+    read_pieces = 0
+    messages = iter(["http.request", "http.disconnect"])
+
+    def read(start: int, end: int) -> Iterator[bytes]:
+        nonlocal read_pieces
+        for _ in range(start, end):
+            read_pieces += 1
+            yield b"."
+
+    async def receive() -> dict[str, str]:
+        return {"type": next(messages)}
+
+    async def send(message: object) -> None:
+        """To nobody."""
+
+    async def go() -> None:
+        scope = {"type": "http", "method": "GET", "headers": []}
+        response = await respond(Request(scope), lambda: content(1000, read))
+        await response(scope, receive, send)
+
+    asyncio.run(go())
+    assert read_pieces < 10
