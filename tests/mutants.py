@@ -260,6 +260,10 @@ CLAIM = (
     ),
     Mutant("who is in training keeps its place", TURNS, " + owners[position].training"),
     Mutant("equal owners are ahead of none", TURNS, " + (n < position)"),
+    Mutant(
+        "equals of the last one counted are behind it", TURNS, "> _rank(last)", ">= _rank(last)"
+    ),
+    Mutant("a place counts no higher priority", TURNS, "more + earlier", "earlier"),
 )
 
 WISHES = (
@@ -550,6 +554,13 @@ DATABASE = (
         SESSION,
         "SELECT clock_timestamp()",
         "SELECT now()",
+    ),
+    Mutant("an ended connection is used", SESSION, "if _says_something(connection):", "if False:"),
+    Mutant(
+        "whatever a server says ends its connection",
+        SESSION,
+        "engine.dialect.do_ping(connection)",
+        "raise engine.dialect.loaded_dbapi.OperationalError",
     ),
 )
 

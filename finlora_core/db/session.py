@@ -9,7 +9,6 @@ from select import POLLIN, poll
 from threading import Lock
 from typing import Any
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
@@ -116,7 +115,7 @@ def _postgresql(url: URL) -> Engine:
         try:
             if _says_something(connection):
                 engine.dialect.do_ping(connection)
-        except psycopg.Error as ended:
+        except engine.dialect.loaded_dbapi.Error as ended:
             raise DisconnectionError from ended
 
     event.listen(engine, "checkout", refuse_ended)

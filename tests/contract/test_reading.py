@@ -126,10 +126,29 @@ def test_a_long_line_is_counted_as_far_as_it_is_said(database: Database) -> None
     assert sorted(places.values()) == [0, 3, COUNTED - 1, COUNTED, COUNTED, COUNTED]
 
 
-def _waiting_like(run: Run, second: int) -> Run:
+def test_a_place_is_the_same_whoever_else_is_asked_about(database: Database) -> None:
+    """Runs of two priorities, four at each second; the last one counted is among equals."""
+    like = create(database, second=0)
+    with database.transaction() as session:
+        first = queries.get_any_run(session, like)
+        line = [_waiting_like(first, n, second=n // 4, priority=n % 2) for n in range(COUNTED + 5)]
+        session.add_all(line)
+        session.delete(first)
+    line.sort(key=lambda run: (-run.priority, run.queued_at, run.id))
+    wanted = {run.id: min(place, COUNTED) for place, run in enumerate(line)}
+    pages = [line[:3], line[498:503], line[COUNTED - 2 :], line[-3:]]
+    pages += [[run] for run in line[::99]]
+    with database.looking() as connection:
+        for page in pages:
+            places = queries.queue_positions(connection, page)
+            assert places == {run.id: wanted[run.id] for run in page}
+
+
+def _waiting_like(run: Run, number: int, *, second: int | None = None, priority: int = 0) -> Run:
     values = {column.key: getattr(run, column.key) for column in Run.__table__.columns}
-    at = NOON + timedelta(seconds=second)
-    return Run(**{**values, "id": f"run_{second}", "queued_at": at})
+    at = NOON + timedelta(seconds=number if second is None else second)
+    own = {"id": f"run_{number:05}", "queued_at": at, "priority": priority}
+    return Run(**{**values, **own})
 
 
 def test_a_log_is_read_back_whole_from_any_offset(database: Database) -> None:
