@@ -92,7 +92,12 @@ def _own_places(
         return dict.fromkeys([run.id for run in runs], COUNTED)
     line = connection.execute(_counted(), {"owner": owner}).scalars()
     places = {id: place for place, id in enumerate(line)}
-    return {run.id: places.get(run.id, COUNTED) for run in runs}
+
+    def place(run: Run | Row[Any]) -> int:
+        is_behind = last is not None and _rank(run) >= _rank(last)
+        return places.get(run.id, COUNTED if is_behind else 0)  # 0: it has just been claimed
+
+    return {run.id: place(run) for run in runs}
 
 
 def _rank(run: Run | Row[*tuple[Any, ...]]) -> tuple[int, datetime]:

@@ -144,6 +144,17 @@ def test_a_place_is_the_same_whoever_else_is_asked_about(database: Database) -> 
             assert places == {run.id: wanted[run.id] for run in page}
 
 
+def test_whoever_is_claimed_meanwhile_has_nobody_ahead(database: Database) -> None:
+    ids = [create(database, second=second) for second in range(3)]
+    with database.reading() as session:
+        runs = [queries.get_any_run(session, run_id) for run_id in ids]
+    with database.transaction() as session:
+        session.delete(queries.get_any_run(session, ids[0]))
+    with database.looking() as connection:
+        assert queries.queue_positions(connection, runs) == {ids[0]: 0, ids[1]: 0, ids[2]: 1}
+        assert queries.queue_positions(connection, runs[:1]) == {ids[0]: 0}
+
+
 def _waiting_like(run: Run, number: int, *, second: int | None = None, priority: int = 0) -> Run:
     values = {column.key: getattr(run, column.key) for column in Run.__table__.columns}
     at = NOON + timedelta(seconds=number if second is None else second)
