@@ -239,7 +239,8 @@ class Chaos:
             return  # they may still resume it themselves
         for run_id in paused:
             url = f"{self._parts.url}/runs/{run_id}/resume"
-            httpx.post(url, timeout=10, headers=bearer(self._key))
+            with suppress(httpx.TransportError):  # the API may not be up again: once more later
+                httpx.post(url, timeout=10, headers=bearer(self._key))
 
     def _wait(self, seconds: float) -> None:
         """Meanwhile do what is due, keep the clients going, and say how it goes."""
