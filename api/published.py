@@ -1,16 +1,19 @@
 """Published files as content to download: one of them, or all as an archive."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from api.ranges import Content
 from finlora_core.adapters import archive
 from finlora_core.adapters.manifest import File
+from finlora_core.adapters.store import Store
 
 
-def one_file(folder: Path, file: File) -> Content:
+def one_file(store: Store, id: str, file: File) -> Content:
+    """Raises the store's `missing`."""
+    folder = store.require(id, [file])
     return Content(
         size=file.size,
         sha256=file.sha256,
@@ -20,8 +23,14 @@ def one_file(folder: Path, file: File) -> Content:
     )
 
 
-def all_files(folder: Path, files: Sequence[File], *, top: str, at: datetime) -> Content:
-    """A tar archive with the folder `top` in it, dated `at`: the same bytes each time."""
+def all_files(
+    store: Store, id: str, listed: Iterable[Mapping[str, Any]], *, top: str, at: datetime
+) -> Content:
+    """A tar archive with the folder `top` in it, dated `at`: the same bytes each time.
+
+    `listed` is what its row says of its files. Raises the store's `missing`."""
+    files = [File.model_validate(file) for file in listed]
+    folder = store.require(id, files)
 
     def read(start: int, end: int) -> Iterator[bytes]:
         return archive.stream(folder, files, top=top, at=at, start=start, end=end)

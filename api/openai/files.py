@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.access import requires
@@ -125,7 +124,7 @@ def get_file(file_id: FileId, caller: Reader, db: DatabaseDep) -> FileObject:
 @router.get(
     "/{file_id}/content",
     operation_id="openai_get_file_content",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=responses(404, 410),
 )
 async def get_file_content(

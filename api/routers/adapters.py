@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Connection, Row
 
@@ -224,7 +223,7 @@ def move_adapter(
 @router.get(
     "/{adapter_id}/files/{path}",
     operation_id="get_adapter_file",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=content_responses("application/octet-stream"),
 )
 async def get_adapter_file(
@@ -238,14 +237,14 @@ async def get_adapter_file(
     """One file. Its ETag is its SHA-256; `Range`, `If-Range` and `If-None-Match` work."""
     adapter = await _published(looks, caller, adapter_id)
     file = get_file(adapter.files, path)
-    return await respond(request, lambda: one_file(store.require(adapter.id, [file]), file))
+    return await respond(request, lambda: one_file(store, adapter.id, file))
 
 
 @router.head("/{adapter_id}/download", include_in_schema=False)
 @router.get(
     "/{adapter_id}/download",
     operation_id="download_adapter",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=content_responses("application/x-tar"),
 )
 async def download_adapter(
@@ -255,12 +254,10 @@ async def download_adapter(
 
     The same bytes each time, so that `Range` works here too."""
     adapter = await _published(looks, caller, adapter_id)
-    files = [File.model_validate(file) for file in adapter.files]
     top = f"{adapter.name}-v{adapter.version}"
 
     def find() -> Content:
-        folder = store.require(adapter.id, files)
-        return all_files(folder, files, top=top, at=adapter.created_at)
+        return all_files(store, adapter.id, adapter.files, top=top, at=adapter.created_at)
 
     return await respond(request, find)
 

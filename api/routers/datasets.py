@@ -5,7 +5,6 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.access import requires
@@ -132,7 +131,7 @@ def get_dataset(dataset_id: DatasetId, caller: Reader, db: DatabaseDep) -> Datas
 @router.get(
     "/{dataset_id}/content",
     operation_id="get_dataset_content",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=content_responses("application/jsonl"),
 )
 async def get_dataset_content(

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
@@ -220,7 +219,7 @@ def get_merge_logs(
 @router.get(
     "/merges/{merge_id}/files/{path}",
     operation_id="get_merged_file",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=content_responses("application/octet-stream"),
 )
 async def get_merged_file(
@@ -235,8 +234,7 @@ async def get_merged_file(
 
     def find() -> Content:
         model = _find_model(db, caller, merge_id)
-        file = get_file(model.files, path)
-        return one_file(store.require(model.id, [file]), file)
+        return one_file(store, model.id, get_file(model.files, path))
 
     return await respond(request, find)
 
@@ -245,7 +243,7 @@ async def get_merged_file(
 @router.get(
     "/merges/{merge_id}/download",
     operation_id="download_merged_model",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=content_responses("application/x-tar"),
 )
 async def download_merged_model(
@@ -257,9 +255,7 @@ async def download_merged_model(
 
     def find() -> Content:
         model = _find_model(db, caller, merge_id)
-        files = [File.model_validate(file) for file in model.files]
-        folder = store.require(model.id, files)
-        return all_files(folder, files, top=model.id, at=model.created_at)
+        return all_files(store, model.id, model.files, top=model.id, at=model.created_at)
 
     return await respond(request, find)
 

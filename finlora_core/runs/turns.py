@@ -91,13 +91,10 @@ def _own_places(
     if last is not None and min(map(_rank, runs)) > _rank(last):
         return dict.fromkeys([run.id for run in runs], COUNTED)
     line = connection.execute(_counted(), {"owner": owner}).scalars()
-    places = {id: place for place, id in enumerate(line)}
-
-    def place(run: Run | Row[Any]) -> int:
-        is_behind = last is not None and _rank(run) >= _rank(last)
-        return places.get(run.id, COUNTED if is_behind else 0)  # 0: it has just been claimed
-
-    return {run.id: place(run) for run in runs}
+    found = {id: place for place, id in enumerate(line)}
+    behind = {run.id for run in runs if last is not None and _rank(run) >= _rank(last)}
+    # who is neither found nor behind has just been claimed
+    return {run.id: found.get(run.id, COUNTED if run.id in behind else 0) for run in runs}
 
 
 def _rank(run: Run | Row[*tuple[Any, ...]]) -> tuple[int, datetime]:

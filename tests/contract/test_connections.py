@@ -1,6 +1,7 @@
 """Connections to PostgreSQL that wait in the pool: who has ended is found before it is used."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from select import POLLIN, poll
 from typing import Any
 
@@ -11,28 +12,35 @@ from finlora_core.db.session import Database
 
 PATIENCE_MS = 30_000
 
+PID = text("SELECT pg_backend_pid()")
+
 END = text("SELECT pg_terminate_backend(:pid, :patience)")
 """True once it has ended."""
 
 
 @pytest.fixture
 def served(postgresql: URL) -> Iterator[Database]:
-    database = Database.connect(postgresql)
-    yield database
-    database.close()
+    with connected(postgresql) as database:
+        yield database
 
 
 @pytest.fixture
 def other(postgresql: URL) -> Iterator[Database]:
     """Another client of the same server's."""
-    database = Database.connect(postgresql)
+    with connected(postgresql) as database:
+        yield database
+
+
+@contextmanager
+def connected(url: URL) -> Iterator[Database]:
+    database = Database.connect(url)
     yield database
     database.close()
 
 
 def pid_of_one(database: Database) -> int:
     with database.looking() as connection:
-        pid: int = connection.scalar(text("SELECT pg_backend_pid()"))
+        pid: int = connection.scalar(PID)
         return pid
 
 
@@ -49,12 +57,12 @@ def test_one_that_the_server_has_ended_is_replaced(served: Database, other: Data
 
 def test_all_that_it_has_ended_are_replaced(served: Database, other: Database) -> None:
     with served.looking() as one, served.looking() as two:
-        pids = {each.scalar(text("SELECT pg_backend_pid()")) for each in (one, two)}
+        pids = {each.scalar(PID) for each in (one, two)}
     for pid in pids:
         end(other, pid)
     with served.transaction() as one_session, served.transaction() as another:
         both = one_session, another
-        assert not pids & {each.scalar(text("SELECT pg_backend_pid()")) for each in both}
+        assert not pids & {each.scalar(PID) for each in both}
 
 
 def test_one_that_is_there_is_asked_nothing(
